@@ -1,0 +1,1 @@
+"""The five services. They never read each other's tables."""

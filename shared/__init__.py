@@ -1,0 +1,1 @@
+"""Plumbing that all five services need: web process, worker, database, outbox, problems."""

@@ -1,0 +1,203 @@
+"""Who is calling: access tokens of people, and of our own services."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+
+import httpx
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+from joserfc import jws, jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet, OctKey
+
+from shared.problems import Forbidden, NotAuthenticated, Unavailable
+from shared.settings import ServiceSettings
+
+SCHEMES = ("bearer", "jwt")
+ALGORITHMS = ["HS256", "RS256", "RS512", "ES256", "EdDSA", "Ed25519"]
+SERVICE_TTL = timedelta(minutes=5)
+KEYS_FRESH_SECONDS = 300.0
+KEYS_RETRY_SECONDS = 10.0
+
+# Only so that Swagger UI's Authorize offers both schemes; `caller` reads the header itself.
+DOCUMENTED = [
+    Depends(HTTPBearer(auto_error=False, scheme_name="Bearer")),
+    Depends(APIKeyHeader(name="Authorization", auto_error=False, scheme_name="JWT")),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A person, or one of our services, whose token was verified."""
+
+    username: str
+    user_id: int | None = None
+    email: str = ""
+    staff: bool = False
+    superuser: bool = False
+    scopes: tuple[str, ...] = ()
+    service: str | None = None
+
+    @property
+    def administrator(self) -> bool:
+        return self.staff or self.superuser
+
+
+class Tokens:
+    """Verifies access tokens by shared secret and, when configured, by a JWKS address."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._secret = OctKey.import_key(settings.token_secret.get_secret_value())
+        self._jwks_url = settings.jwks_url
+        self._registry = jwt.JWTClaimsRegistry(leeway=5, exp={"essential": True})
+        self._audience = settings.token_audience
+        self._keys = KeySet([])
+        self._loaded = 0.0
+        self._loading = asyncio.Lock()
+
+    async def caller(self, token: str) -> Caller:
+        """Whose token this is. Raises NotAuthenticated for any that does not verify."""
+        claims = await self._claims(token)
+        username = claims.get("preferred_username")
+        if not isinstance(username, str) or not username or "\x00" in username:
+            raise NotAuthenticated("Invalid token: no preferred_username.")
+        user_id = claims.get("user_id")
+        return Caller(
+            username=username,
+            user_id=user_id if isinstance(user_id, int) else None,
+            email=str(claims.get("email") or ""),
+            staff=claims.get("administrator") is True,
+            superuser=claims.get("superuser") is True,
+            scopes=tuple(str(scope) for scope in claims.get("scopes") or ()),
+        )
+
+    async def service(self, token: str) -> Caller:
+        """Which of our services this is: signed with the shared secret, never by JWKS."""
+        try:
+            claims = jwt.decode(token, self._secret, algorithms=["HS256"]).claims
+            self._registry.validate(claims)
+        except (JoseError, ValueError) as error:
+            raise NotAuthenticated("Invalid token.") from error
+        name = claims.get("service")
+        if not isinstance(name, str) or claims.get("token_use") != "service":
+            raise Forbidden("Only services of this suite may do this.")
+        return Caller(username=f"service:{name}", service=name)
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            key = await self._key(token)
+            claims = jwt.decode(token, key, algorithms=ALGORITHMS).claims
+            self._registry.validate(claims)
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            raise NotAuthenticated("Invalid or expired token.") from error
+        audience = claims.get("aud")
+        accepted = audience if isinstance(audience, list) else [audience]
+        if self._audience and self._audience not in accepted:
+            raise NotAuthenticated("Invalid token: wrong audience.")
+        if claims.get("token_use") == "service":
+            raise NotAuthenticated("A service's token does not stand for a person.")
+        return claims
+
+    async def _key(self, token: str) -> OctKey | KeySet:
+        header = jws.extract_compact(token.encode()).headers()
+        if header.get("alg") == "HS256":
+            return self._secret
+        if self._jwks_url is None:
+            raise ValueError("no key set is configured")
+        return await self._key_set(str(header.get("kid") or ""))
+
+    async def _key_set(self, kid: str) -> KeySet:
+        known = any(key.kid == kid for key in self._keys.keys) or not kid
+        age = time.monotonic() - self._loaded
+        fresh = self._loaded and age < (KEYS_FRESH_SECONDS if known else KEYS_RETRY_SECONDS)
+        if not fresh:
+            async with self._loading:
+                await self._load_keys()
+        return self._keys
+
+    async def _load_keys(self) -> None:
+        assert self._jwks_url is not None
+        try:
+            async with httpx.AsyncClient(timeout=5) as http:
+                response = await http.get(self._jwks_url)
+                response.raise_for_status()
+                self._keys = KeySet.import_key_set(response.json())
+                self._loaded = time.monotonic()
+        except httpx.HTTPError as error:
+            if not self._keys.keys:
+                raise Unavailable("The key set for access tokens cannot be read.") from error
+
+
+def bearer(request: Request) -> str:
+    """The token of the Authorization header. Raises NotAuthenticated without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() not in SCHEMES or not token:
+        raise NotAuthenticated()
+    return token.strip()
+
+
+async def caller(request: Request) -> Caller:
+    tokens: Tokens = request.app.state.tokens
+    return await tokens.caller(bearer(request))
+
+
+async def service_caller(request: Request) -> Caller:
+    tokens: Tokens = request.app.state.tokens
+    return await tokens.service(bearer(request))
+
+
+async def any_caller(request: Request) -> Caller:
+    """A person or one of our services."""
+    tokens: Tokens = request.app.state.tokens
+    token = bearer(request)
+    try:
+        return await tokens.service(token)
+    except (NotAuthenticated, Forbidden):
+        return await tokens.caller(token)
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+ServiceDep = Annotated[Caller, Depends(service_caller)]
+AnyCallerDep = Annotated[Caller, Depends(any_caller)]
+
+
+def make_token(
+    secret: str,
+    username: str,
+    *,
+    user_id: int | None = None,
+    email: str = "",
+    staff: bool = False,
+    superuser: bool = False,
+    ttl: timedelta = timedelta(hours=12),
+) -> str:
+    """An access token with the claims the platform issues."""
+    now = int(time.time())
+    claims = {
+        "preferred_username": username,
+        "user_id": user_id,
+        "email": email or f"{username}@example.test",
+        "administrator": staff,
+        "superuser": superuser,
+        "scopes": ["read", "write"],
+        "filters": [],
+        "iat": now,
+        "exp": now + int(ttl.total_seconds()),
+    }
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+
+
+def service_token(settings: ServiceSettings) -> str:
+    """A short-lived token with which this service calls another one."""
+    now = int(time.time())
+    claims = {
+        "service": settings.service,
+        "token_use": "service",
+        "iat": now,
+        "exp": now + int(SERVICE_TTL.total_seconds()),
+    }
+    key = OctKey.import_key(settings.token_secret.get_secret_value())
+    return jwt.encode({"alg": "HS256"}, claims, key)

@@ -1,0 +1,86 @@
+"""Calling another service: time limits, retries, and its exceptions raised again."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import httpx
+import stamina
+import structlog
+
+from shared.callers import service_token
+from shared.problems import PROBLEM_JSON, Problem, Unavailable, from_response
+from shared.settings import ServiceSettings
+
+TIMEOUT = httpx.Timeout(15.0, connect=3.0)
+LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=20)
+
+
+class ServiceClients:
+    """One process's connections to the other services, under this service's own token."""
+
+    def __init__(
+        self, settings: ServiceSettings, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._settings = settings
+        self.http = httpx.AsyncClient(
+            timeout=TIMEOUT, limits=LIMITS, transport=transport, trust_env=False
+        )
+
+    async def close(self) -> None:
+        await self.http.aclose()
+
+    async def get(self, service: str, path: str, **params: Any) -> Any:
+        """The JSON another service answers.
+
+        Raises the Problem it answered with, or Unavailable when it cannot be reached.
+        """
+        return await self._call("GET", service, path, params=params, attempts=3)
+
+    async def post(self, service: str, path: str, body: Any, *, attempts: int = 3) -> Any:
+        """Send JSON; only for calls that may arrive twice. Raises as `get` does."""
+        return await self._call("POST", service, path, json=body, attempts=attempts)
+
+    async def _call(
+        self, method: str, service: str, path: str, *, attempts: int, **kwargs: Any
+    ) -> Any:
+        async for attempt in stamina.retry_context(
+            on=Unavailable, attempts=attempts, wait_initial=0.1, wait_max=2.0, timeout=30.0
+        ):
+            with attempt:
+                return await self._once(method, self._settings.url_of(service) + path, **kwargs)
+        raise AssertionError("unreachable")
+
+    async def _once(self, method: str, url: str, **kwargs: Any) -> Any:
+        headers = {
+            "Accept": f"{PROBLEM_JSON}, application/json",
+            "Authorization": f"Bearer {service_token(self._settings)}",
+        }
+        request_id = structlog.contextvars.get_contextvars().get("request_id")
+        if request_id:
+            headers["X-Request-Id"] = str(request_id)
+        try:
+            response = await self.http.request(method, url, headers=headers, **kwargs)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{url} cannot be reached: {type(error).__name__}") from error
+        if response.is_error:
+            raise from_response(response)
+        return response.json() if response.content else None
+
+
+async def patiently(call: Any, *, what: str, longest: float = 10.0) -> Any:
+    """Repeat a call until its service is back. Only a final Problem gets out."""
+    pause = 0.2
+    while True:
+        try:
+            return await call()
+        except Unavailable as problem:
+            structlog.get_logger("clients").warning(
+                "waiting_for_service", what=what, why=problem.detail
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.sleep(pause)
+        pause = min(longest, pause * 2)
+
+
+__all__ = ["Problem", "ServiceClients", "patiently"]

@@ -1,0 +1,83 @@
+"""Sessions, column types, and the transaction around every request."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, Request
+from sqlalchemy import DateTime, Enum
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import registry
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+Sessions = async_sessionmaker[AsyncSession]
+Json = JSONB(none_as_null=True)
+
+
+class Database:
+    """One service's database: a pool of connections and a maker of sessions."""
+
+    def __init__(self, url: str, *, pool: int = 10, **engine_options: Any) -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            async_url(url),
+            pool_size=pool,
+            max_overflow=pool,
+            pool_pre_ping=False,
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            **engine_options,
+        )
+        self.sessions: Sessions = async_sessionmaker(
+            self.engine, class_=AsyncSession, expire_on_commit=False
+        )
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def async_url(url: str) -> str:
+    """The same address for SQLAlchemy's asyncpg driver."""
+    return "postgresql+asyncpg://" + url.partition("://")[2]
+
+
+def plain_url(url: str) -> str:
+    """The same address for asyncpg itself and for PostgreSQL's own tools."""
+    return "postgresql://" + url.partition("://")[2]
+
+
+def new_registry() -> registry:
+    """Each service has its own, so that no table of one is visible to another."""
+    return registry()
+
+
+def text_enum(states: type[StrEnum], *, name: str) -> Enum:
+    """The value as text with a check, so that adding a word is an ordinary migration."""
+    return Enum(
+        states,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=32,
+        values_callable=lambda kind: [member.value for member in kind],
+    )
+
+
+UTCDateTime = DateTime(timezone=True)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
+    """One transaction for this request, committed before the answer leaves."""
+    database: Database = request.app.state.database
+    async with database.sessions.begin() as session:
+        yield session
+
+
+# scope="function": otherwise the commit would come after the answer was sent.
+SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]

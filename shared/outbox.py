@@ -1,0 +1,288 @@
+"""Notes to other services: written with the change they tell of, delivered afterwards.
+
+A note is a row in the sender's own transaction. A relay in every process of the sender posts
+waiting notes, many at once, and deletes a row only when the receiver has answered that the
+note's effect is stored. So a note is delivered at least once, whatever is killed or lost, and
+receivers make no difference between one delivery and two.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Identity,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    event,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects.postgresql import array
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from shared.clients import ServiceClients
+from shared.database import Json, Sessions, UTCDateTime
+from shared.metrics import NOTES_DELIVERED, NOTES_FAILED
+from shared.problems import Problem
+from shared.settings import ServiceName
+
+log = structlog.get_logger("outbox")
+
+BATCH = 500
+FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
+
+
+class NoteHandler(Protocol):
+    """Applies notes of one kind that arrived together, in the given transaction.
+
+    Notes may come twice, late, or after newer ones; the outcome must be the same.
+    """
+
+    async def __call__(self, session: AsyncSession, payloads: list[dict[str, Any]], /) -> None: ...
+
+
+class Note(BaseModel):
+    """One note on the wire."""
+
+    id: int
+    name: str
+    payload: dict[str, Any]
+
+
+class Delivery(BaseModel):
+    """Notes that were waiting together, oldest first."""
+
+    notes: list[Note]
+
+
+class Receipt(BaseModel):
+    """What was refused for good, by note id; everything else is stored."""
+
+    refused: dict[int, str] = {}
+
+
+def outbox_table(base: type[SQLModel]) -> Table:
+    """The outbox of one service. Call once in its models."""
+    return _table(base.metadata)
+
+
+def _table(metadata: MetaData) -> Table:
+    return Table(
+        "outbox",
+        metadata,
+        Column("id", BigInteger, Identity(), primary_key=True),
+        Column("receiver", Text, nullable=False),
+        Column("name", Text, nullable=False),
+        Column("payload", Json, nullable=False),
+        Column("created_at", UTCDateTime, nullable=False, server_default=func.now()),
+        Column("failed", Text, nullable=True),
+        Index("outbox_waiting", "receiver", "id", postgresql_where=text("failed is null")),
+    )
+
+
+# For statements only: the table of this name in whichever service's database the session is.
+_outbox = _table(MetaData())
+
+
+async def send(
+    session: AsyncSession, receiver: str, name: str, payload: dict[str, Any] | BaseModel
+) -> None:
+    """Leave a note in this transaction; it is delivered if and only if it commits."""
+    await send_many(session, receiver, name, [payload])
+
+
+async def send_many(
+    session: AsyncSession,
+    receiver: str,
+    name: str,
+    payloads: Sequence[dict[str, Any] | BaseModel],
+) -> None:
+    """Leave several notes of one kind with one statement."""
+    if not payloads:
+        return
+    rows = [
+        {"receiver": receiver, "name": name, "payload": _plain(payload)} for payload in payloads
+    ]
+    await session.exec(insert(_outbox), params=rows)
+    wake = session.info.get("relay_wake")
+    if wake is not None and "relay_listens" not in session.info:
+        session.info["relay_listens"] = True
+        event.listen(session.sync_session, "after_commit", lambda _: wake())
+
+
+def _plain(payload: dict[str, Any] | BaseModel) -> dict[str, Any]:
+    return payload.model_dump(mode="json") if isinstance(payload, BaseModel) else payload
+
+
+async def waiting(session: AsyncSession) -> list[tuple[str, str, dict[str, Any]]]:
+    """What has been left and not yet delivered: (receiver, name, payload), oldest first."""
+    connection = await session.connection()
+    rows = await connection.execute(
+        select(_outbox).where(_outbox.c.failed.is_(None)).order_by(_outbox.c.id)
+    )
+    return [(row.receiver, row.name, row.payload) for row in rows]
+
+
+class Relay:
+    """Delivers this service's notes until stopped. Any number may run beside each other."""
+
+    def __init__(self, sessions: Sessions, clients: ServiceClients, *, poll_seconds: float) -> None:
+        self._sessions, self._clients, self._poll = sessions, clients, poll_seconds
+        self._news = asyncio.Event()
+        self._resting: dict[str, tuple[float, float]] = {}
+        sessions.configure(info={"relay_wake": self._news.set})
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Relay"]:
+        task = asyncio.create_task(self._run(), name="outbox-relay")
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                while await self.deliver():
+                    pass
+            except asyncio.CancelledError:
+                raise
+            except Exception:  # The relay outlives any outage of its database.
+                log.exception("outbox.relay_failed")
+                await asyncio.sleep(FIRST_WAIT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), self._poll)
+
+    async def deliver(self) -> int:
+        """One round: what waits, to every receiver that is not resting. Returns how many went."""
+        async with self._sessions() as session:
+            receivers = (await session.exec(_receivers_waiting())).scalars().all()
+        awake = [receiver for receiver in receivers if not self._rests(receiver)]
+        counts = await asyncio.gather(*(self._deliver_to(receiver) for receiver in awake))
+        return sum(counts)
+
+    async def _deliver_to(self, receiver: str) -> int:
+        # The rows stay locked while they are posted, so that other relays pass over them;
+        # nobody ever waits for these locks, and a killed relay gives them back at once.
+        async with self._sessions.begin() as session:
+            rows = (await session.exec(_oldest(receiver))).all()
+            if not rows:
+                return 0
+            try:
+                receipt = await self._post(receiver, rows)
+            except Problem as problem:
+                self._rest(receiver)
+                log.warning("outbox.receiver_away", receiver=receiver, why=problem.detail)
+                return 0
+            self._resting.pop(receiver, None)
+            await _settle(session, rows, receipt)
+            NOTES_DELIVERED.labels(receiver).inc(len(rows))
+            return len(rows)
+
+    async def _post(self, receiver: str, rows: Sequence[Any]) -> Receipt:
+        delivery = {
+            "notes": [{"id": row.id, "name": row.name, "payload": row.payload} for row in rows]
+        }
+        answer = await self._clients.post(receiver, f"/{receiver}/notes", delivery, attempts=1)
+        return Receipt.model_validate(answer)
+
+    def _rests(self, receiver: str) -> bool:
+        until, _ = self._resting.get(receiver, (0.0, 0.0))
+        return asyncio.get_running_loop().time() < until
+
+    def _rest(self, receiver: str) -> None:
+        _, last = self._resting.get(receiver, (0.0, 0.0))
+        pause = min(LONGEST_WAIT, last * 2 or FIRST_WAIT)
+        self._resting[receiver] = (asyncio.get_running_loop().time() + pause, pause)
+
+
+def _receivers_waiting() -> Any:
+    # One index look-up per service, however many notes wait.
+    every = func.unnest(array(get_args(ServiceName))).column_valued("service")
+    waits = select(1).where(_outbox.c.receiver == every, _outbox.c.failed.is_(None)).exists()
+    return select(every).where(waits)
+
+
+def _oldest(receiver: str) -> Any:
+    return (
+        select(_outbox.c.id, _outbox.c.name, _outbox.c.payload)
+        .where(_outbox.c.receiver == receiver, _outbox.c.failed.is_(None))
+        .order_by(_outbox.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+
+
+async def _settle(session: AsyncSession, rows: Sequence[Any], receipt: Receipt) -> None:
+    refused = receipt.refused
+    done = [row.id for row in rows if row.id not in refused]
+    if done:
+        await session.exec(sql_delete(_outbox).where(_outbox.c.id.in_(done)))
+    for note_id, why in refused.items():
+        log.error("outbox.note_refused", note_id=note_id, why=why)
+        NOTES_FAILED.inc()
+        await session.exec(
+            sql_update(_outbox).where(_outbox.c.id == note_id).values(failed=why[:2000])
+        )
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """Takes deliveries for one service."""
+
+    sessions: Sessions
+    handlers: Mapping[str, NoteHandler]
+
+    async def take(self, delivery: Delivery) -> Receipt:
+        """Store the effect of every note, or say which are refused for good.
+
+        Neighbours of one kind are handled in one transaction. When one of them is at fault,
+        they are handled one by one, so that a bad note never holds up the good ones.
+        """
+        receipt = Receipt()
+        for name, group in itertools.groupby(delivery.notes, key=lambda note: note.name):
+            await self._take_group(name, list(group), receipt)
+        return receipt
+
+    async def _take_group(self, name: str, notes: list[Note], receipt: Receipt) -> None:
+        handler = self.handlers.get(name)
+        if handler is None:
+            receipt.refused |= {note.id: f"there is no note called {name}" for note in notes}
+            return
+        why = await self._apply(handler, notes)
+        if why is None:
+            return
+        if len(notes) == 1:
+            receipt.refused[notes[0].id] = why
+            return
+        for note in notes:
+            await self._take_group(name, [note], receipt)
+
+    async def _apply(self, handler: NoteHandler, notes: list[Note]) -> str | None:
+        try:
+            async with self.sessions.begin() as session:
+                await handler(session, [note.payload for note in notes])
+        except ValidationError as error:
+            return f"invalid payload: {error.error_count()} fields"
+        except Problem as problem:
+            if problem.status >= 500:
+                raise
+            return problem.detail
+        return None

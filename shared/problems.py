@@ -1,0 +1,213 @@
+"""Errors a caller may have to handle, and how they look on the wire.
+
+Own routes answer with RFC 9457. Routes that existing clients call answer with the body of
+their contract, unless the caller asks for `application/problem+json`. Nothing else decides.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+PROBLEM_JSON = "application/problem+json"
+ContractBody = Callable[["Problem"], Any]
+
+
+KNOWN: dict[str, type["Problem"]] = {}
+
+
+class Problem(Exception):
+    """A condition with an HTTP status, a stable type and a sentence a user may read."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong"
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        fields: dict[str, Any] | None = None,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        **extensions: Any,
+    ) -> None:
+        self.detail = detail or self.title
+        self.fields = fields
+        self.body = body
+        self.headers = headers or {}
+        self.extensions = extensions
+        super().__init__(self.detail)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        KNOWN[cls.type] = cls
+
+    def as_json(self) -> dict[str, Any]:
+        """The RFC 9457 members."""
+        document: dict[str, Any] = {
+            "type": f"urn:lyceum:{self.type}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.fields:
+            document["fields"] = self.fields
+        return document | self.extensions
+
+
+class BadInput(Problem):
+    status, type, title = 400, "bad-input", "The request is not valid"
+
+
+class NotAuthenticated(Problem):
+    status, type, title = 401, "not-authenticated", "Authentication credentials were not provided."
+
+    def __init__(self, detail: str | None = None, **kwargs: Any) -> None:
+        super().__init__(detail, **kwargs)
+        self.headers.setdefault("WWW-Authenticate", 'JWT realm="api"')
+
+
+class Forbidden(Problem):
+    status, type = 403, "forbidden"
+    title = "You do not have permission to perform this action."
+
+
+class NotFound(Problem):
+    status, type, title = 404, "not-found", "Not found."
+
+
+class MethodNotAllowed(Problem):
+    status, type, title = 405, "method-not-allowed", "Method not allowed."
+
+
+class Conflict(Problem):
+    status, type, title = 409, "conflict", "The current state does not allow this"
+
+
+class TooLarge(Problem):
+    status, type, title = 413, "too-large", "The request is too large"
+
+
+class UnsupportedMedia(Problem):
+    status, type, title = 415, "unsupported-media-type", "Unsupported media type"
+
+
+class RangeNotSatisfiable(Problem):
+    status, type, title = 416, "range-not-satisfiable", "The range lies outside the file"
+
+
+class Unavailable(Problem):
+    """A neighbour is away: try again later."""
+
+    status, type, title = 503, "unavailable", "Not available at the moment"
+
+
+BY_STATUS: dict[int, type[Problem]] = {
+    problem.status: problem
+    for problem in (
+        BadInput,
+        NotAuthenticated,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        Conflict,
+        TooLarge,
+        UnsupportedMedia,
+        RangeNotSatisfiable,
+        Unavailable,
+    )
+}
+
+
+def from_response(response: httpx.Response) -> Problem:
+    """The exception that a service's problem answer stands for."""
+    try:
+        document = response.json()
+        kind = str(document["type"]).removeprefix("urn:lyceum:")
+    except (ValueError, KeyError, TypeError):
+        text = f"{response.request.url.path} answered {response.status_code}"
+        if response.status_code >= 500:
+            return Unavailable(text)
+        return BY_STATUS.get(response.status_code, BadInput)(text)
+    usual = {"type", "title", "status", "detail", "fields"}
+    default = Unavailable if response.status_code >= 500 else BadInput
+    problem = KNOWN.get(kind) or BY_STATUS.get(response.status_code, default)
+    return problem(
+        document.get("detail"),
+        fields=document.get("fields"),
+        **{key: value for key, value in document.items() if key not in usual},
+    )
+
+
+def contract_body(problem: Problem) -> Any:
+    """The body most compatible routes share: field errors, an exact body, or one detail."""
+    if problem.body is not None:
+        return problem.body
+    return problem.fields or {"detail": problem.detail}
+
+
+def install(
+    app: FastAPI,
+    *,
+    compatible: Sequence[str] = (),
+    body: ContractBody = contract_body,
+) -> None:
+    """Answer every Problem, and every framework error, in the form its caller expects."""
+
+    def answer(request: Request, problem: Problem) -> Response:
+        wants_problem = PROBLEM_JSON in request.headers.get("accept", "")
+        if wants_problem or not request.url.path.startswith(tuple(compatible)):
+            return JSONResponse(
+                problem.as_json(), problem.status, problem.headers, media_type=PROBLEM_JSON
+            )
+        return JSONResponse(body(problem), problem.status, problem.headers)
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return answer(request, error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, invalid_request(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            detail = f'Method "{request.method}" not allowed.'
+        else:
+            detail = "Not found." if error.status_code == 404 else str(error.detail)
+        kind = BY_STATUS.get(error.status_code, BadInput)
+        return answer(request, kind(detail, headers=dict(error.headers or {})))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+
+
+def invalid_request(error: RequestValidationError) -> Problem:
+    """Name each field that did not validate; never echo what was sent."""
+    fields: dict[str, Any] = {}
+    for item in error.errors():
+        where = [
+            str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")
+        ]
+        if item["type"] == "json_invalid":
+            return BadInput(f"JSON parse error - {item['ctx']['error']}")
+        if item["loc"][0] == "path":
+            return NotFound()
+        name = ".".join(where) or "non_field_errors"
+        fields.setdefault(name, []).append(_message(item))
+    return BadInput("; ".join(f"{name}: {text[0]}" for name, text in fields.items()), fields=fields)
+
+
+def _message(item: dict[str, Any]) -> str:
+    if item["type"] == "missing":
+        return "This field is required."
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    return str(item["msg"])
