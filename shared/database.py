@@ -1,13 +1,13 @@
 """Sessions, column types, and the transaction around every request."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, Enum
+from sqlalchemy import DateTime, Enum, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import registry
@@ -81,3 +81,13 @@ async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
 
 # scope="function": otherwise the commit would come after the answer was sent.
 SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
+
+
+def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:
+    """Run a plain, quick function whenever this session commits."""
+    event.listen(session.sync_session, "after_commit", lambda _: call())
+
+
+def remember(sessions: Sessions, key: str, value: Any) -> None:
+    """Let every session made from now on carry something of this process in its `info`."""
+    sessions.configure(info={**sessions.kw.get("info", {}), key: value})

@@ -23,7 +23,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    event,
     func,
     insert,
     select,
@@ -36,7 +35,7 @@ from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from shared.clients import ServiceClients
-from shared.database import Json, Sessions, UTCDateTime
+from shared.database import Json, Sessions, UTCDateTime, after_commit, remember
 from shared.metrics import NOTES_DELIVERED, NOTES_FAILED
 from shared.problems import Problem
 from shared.settings import ServiceName
@@ -122,7 +121,7 @@ async def send_many(
     wake = session.info.get("relay_wake")
     if wake is not None and "relay_listens" not in session.info:
         session.info["relay_listens"] = True
-        event.listen(session.sync_session, "after_commit", lambda _: wake())
+        after_commit(session, wake)
 
 
 def _plain(payload: dict[str, Any] | BaseModel) -> dict[str, Any]:
@@ -145,7 +144,7 @@ class Relay:
         self._sessions, self._clients, self._poll = sessions, clients, poll_seconds
         self._news = asyncio.Event()
         self._resting: dict[str, tuple[float, float]] = {}
-        sessions.configure(info={"relay_wake": self._news.set})
+        remember(sessions, "relay_wake", self._news.set)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:

@@ -1,0 +1,50 @@
+"""The dispatcher's web process."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+from fastapi import FastAPI
+
+from services.dispatcher import api, api_pulp, runs
+from services.dispatcher.arrivals import Arrivals
+from services.dispatcher.jobs import NOTES
+from services.dispatcher.pushing import pushing
+from services.dispatcher.schemas import (
+    FinishAnswer,
+    FinishReport,
+    StartAnswer,
+    StartReport,
+    TaskRequest,
+)
+from services.dispatcher.settings import Settings
+from shared.app import create_service_app
+
+
+@contextlib.asynccontextmanager
+async def collecting(app: FastAPI) -> AsyncIterator[None]:
+    """Callers that come at the same time share a transaction."""
+    sessions, wake = app.state.database.sessions, app.state.pusher.wake
+    app.state.accepting = Arrivals[TaskRequest, object](sessions, runs.accept_each, wake)
+    app.state.starting = Arrivals[StartReport, StartAnswer](sessions, runs.start, _nothing)
+    app.state.finishing = Arrivals[FinishReport, FinishAnswer](sessions, runs.finish, wake)
+    yield
+
+
+def _nothing() -> None:
+    """A start makes nothing ready."""
+
+
+def create_app(
+    settings: Settings | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+) -> FastAPI:
+    return create_service_app(
+        settings or Settings(),
+        title="Lyceum dispatcher",
+        description="Tasks that run when their resources are free.",
+        routers=[api.router, api_pulp.router],
+        notes=NOTES,
+        compatible=["/pulp/"],
+        background=[pushing, collecting],
+        transport=transport,
+    )

@@ -1,0 +1,87 @@
+"""How the other services ask for tasks, and what became of them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.schemas import TaskRequest, TaskView, UserTaskSpec
+from services.dispatcher.states import FINAL
+from shared import ids, outbox
+from shared.callers import Caller
+from shared.clients import ServiceClients
+
+SERVICE = "dispatcher"
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+
+
+def make_request(
+    function: str,
+    *,
+    queue: str,
+    kwargs: dict[str, Any],
+    exclusive: Sequence[str] = (),
+    shared: Sequence[str] = (),
+    caller: Caller | None = None,
+    user_task: UserTaskSpec | None = None,
+    repeatable: bool = False,
+) -> TaskRequest:
+    """Describe a task. `repeatable`: safe to run again when its worker is lost."""
+    context = structlog.contextvars.get_contextvars()
+    return TaskRequest(
+        id=ids.new_id(),
+        function=function,
+        queue=queue,
+        arguments=kwargs,
+        exclusive=list(exclusive),
+        shared=list(shared),
+        username=caller.username if caller else None,
+        logging_cid=str(context.get("request_id") or ""),
+        parent_id=context.get("task_id"),
+        repeatable=repeatable,
+        user_task=user_task,
+    )
+
+
+async def dispatch(session: AsyncSession, function: str, **kwargs: Any) -> UUID:
+    """Ask for a task in this transaction: it runs if and only if the transaction commits.
+
+    Takes what `make_request` takes. The id is also the user task's.
+    """
+    request = make_request(function, **kwargs)
+    await outbox.send(session, SERVICE, "on_dispatch", request)
+    return request.id
+
+
+async def dispatch_now(clients: ServiceClients, requests: Sequence[TaskRequest]) -> list[UUID]:
+    """Ask for tasks at once: when this returns they are accepted, and each reaches one end."""
+    body = [request.model_dump(mode="json") for request in requests]
+    await clients.post(SERVICE, "/api/dispatcher/v1/tasks", body)
+    return [request.id for request in requests]
+
+
+async def cancel(session: AsyncSession, task_id: UUID) -> None:
+    """Ask, in this transaction, that a task stop."""
+    await outbox.send(session, SERVICE, "on_cancel_requested", {"task_id": str(task_id)})
+
+
+async def get_task(clients: ServiceClients, task_id: UUID) -> TaskView:
+    """Raises TaskUnknown."""
+    return TaskView.model_validate(
+        await clients.get(SERVICE, f"/api/dispatcher/v1/tasks/{task_id}")
+    )
+
+
+async def wait_for(clients: ServiceClients, task_id: UUID, timeout: float) -> TaskView:
+    """The task once it has ended, or as it is when the time is over. Raises TaskUnknown."""
+    loop = asyncio.get_running_loop()
+    limit, pause = loop.time() + timeout, FIRST_PAUSE
+    while True:
+        task = await get_task(clients, task_id)
+        if task.state in FINAL or loop.time() >= limit:
+            return task
+        await asyncio.sleep(min(pause, max(0.0, limit - loop.time())))
+        pause = min(LONGEST_PAUSE, pause * 1.5)

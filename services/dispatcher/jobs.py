@@ -1,0 +1,40 @@
+"""Notes the dispatcher takes from other services."""
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher import runs
+from services.dispatcher.pushing import push_after_commit
+from services.dispatcher.schemas import TaskRequest
+from shared.database import utc_now
+from shared.outbox import NoteHandler
+
+
+class CancelRequest(BaseModel):
+    """A person asked that a task stop."""
+
+    task_id: UUID
+    by: str | None = None
+
+
+async def on_dispatch(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
+    """Services asked for tasks."""
+    requests = [TaskRequest.model_validate(payload) for payload in payloads]
+    await runs.accept(session, requests, now=utc_now())
+    push_after_commit(session)
+
+
+async def on_cancel_requested(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
+    """People canceled their user tasks."""
+    ids = [CancelRequest.model_validate(payload).task_id for payload in payloads]
+    running = await runs.cancel(session, ids, now=utc_now())
+    push_after_commit(session, running)
+
+
+NOTES: dict[str, NoteHandler] = {
+    "on_dispatch": on_dispatch,
+    "on_cancel_requested": on_cancel_requested,
+}

@@ -1,0 +1,128 @@
+"""What a running function tells of itself; it reaches the user task."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from services.user_tasks import client as user_tasks
+from services.user_tasks.schemas import ArtifactReport, ProgressReport
+from shared import ids
+from shared.clients import ServiceClients, patiently
+from shared.database import Sessions, utc_now
+from shared.problems import Unavailable
+
+log = structlog.get_logger("progress")
+PAUSE_SECONDS = 0.25
+
+
+class Progress:
+    """Steps, stage and artifacts of one run.
+
+    Steps and stage are sent at most four times a second, the last ones always. Every call is
+    a point at which a canceled run stops (`asyncio.CancelledError`).
+    """
+
+    def __init__(
+        self, task_id: UUID, attempt: int, clients: ServiceClients, sessions: Sessions
+    ) -> None:
+        self._task_id, self._attempt = task_id, attempt
+        self._clients, self._sessions = clients, sessions
+        self._run = asyncio.current_task()
+        self._completed = 0
+        self._total: int | None = None
+        self._stage: str | None = None
+        self._changed = False
+        self._sender: asyncio.Task[None] | None = None
+
+    async def stage(self, text: str) -> None:
+        """Name what is being done now."""
+        self._stage = text
+        await self._change()
+
+    async def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+        self._completed += steps
+        await self._change()
+
+    async def total(self, steps: int) -> None:
+        """How many steps there are, once it is known."""
+        self._total = steps
+        await self._change()
+
+    def check(self) -> None:
+        """For work in a thread: raises CancelledError when the run was canceled."""
+        if self._run is not None and self._run.cancelling():
+            raise asyncio.CancelledError
+
+    async def artifact(
+        self,
+        name: str,
+        *,
+        file: str | None = None,
+        file_name: str | None = None,
+        size: int | None = None,
+        content_type: str | None = None,
+        text: str = "",
+        url: str = "",
+    ) -> UUID:
+        """Keep a result: a stored file, a text or an address. It is kept when this returns."""
+        report = ArtifactReport(
+            artifact_id=ids.new_id(),
+            task_id=self._task_id,
+            name=name,
+            file=file,
+            file_name=file_name,
+            size=size,
+            content_type=content_type,
+            text=text,
+            url=url,
+            at=utc_now(),
+        )
+        await patiently(
+            lambda: user_tasks.artifact(self._clients, report), what="artifact", longest=5.0
+        )
+        return report.artifact_id
+
+    async def close(self) -> None:
+        """Send what is left; through the outbox if the receiver is away."""
+        if self._sender is not None:
+            await self._sender
+        if not self._changed:
+            return
+        report = self._report(utc_now())
+        try:
+            await user_tasks.progress(self._clients, [report])
+        except Unavailable:
+            async with self._sessions.begin() as session:
+                await user_tasks.progress_later(session, [report])
+
+    async def _change(self) -> None:
+        self._changed = True
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        await asyncio.sleep(0)
+
+    async def _send(self) -> None:
+        while self._changed:
+            self._changed = False
+            try:
+                await user_tasks.progress(self._clients, [self._report(utc_now())])
+            except Unavailable as problem:
+                self._changed = True
+                log.warning("progress.waits", why=problem.detail)
+                return
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _report(self, now: datetime) -> ProgressReport:
+        values: dict[str, Any] = {
+            "task_id": self._task_id,
+            "attempt": self._attempt,
+            "at": now,
+            "completed_steps": self._completed,
+            "total_steps": self._total,
+            "stage": self._stage,
+        }
+        return ProgressReport.model_validate(values)
