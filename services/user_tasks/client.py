@@ -1,0 +1,41 @@
+"""How the other services tell people what becomes of their tasks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.user_tasks.schemas import ArtifactReport, Lifecycle, ProgressReport
+from shared import outbox
+from shared.clients import ServiceClients
+
+SERVICE = "user_tasks"
+
+
+async def lifecycle_many(session: AsyncSession, notes: Sequence[Lifecycle]) -> None:
+    """Tell, in this transaction, that tasks came into states."""
+    await outbox.send_many(session, SERVICE, "on_lifecycle", notes)
+
+
+async def progress_later(session: AsyncSession, reports: Sequence[ProgressReport]) -> None:
+    """Tell, in this transaction, how far runs are."""
+    await outbox.send_many(session, SERVICE, "on_progress", reports)
+
+
+async def progress(clients: ServiceClients, reports: Sequence[ProgressReport]) -> None:
+    """Tell at once how far runs are. Raises Unavailable."""
+    await _post(clients, "on_progress", reports)
+
+
+async def artifact(clients: ServiceClients, report: ArtifactReport) -> None:
+    """Keep a result; it is kept when this returns. Raises Unavailable."""
+    await _post(clients, "on_artifact", [report])
+
+
+async def _post(clients: ServiceClients, name: str, reports: Sequence[BaseModel]) -> None:
+    notes: list[dict[str, Any]] = [
+        {"id": number, "name": name, "payload": report.model_dump(mode="json")}
+        for number, report in enumerate(reports)
+    ]
+    await clients.post(SERVICE, f"/{SERVICE}/notes", {"notes": notes}, attempts=1)

@@ -1,0 +1,61 @@
+"""What goes over the wire to and from user_tasks."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, Field
+
+LifecycleState = Literal["Pending", "In Progress", "Retrying", "Succeeded", "Failed", "Canceled"]
+LARGEST = 2**62
+
+
+def without_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("NUL characters are not allowed.")
+    return value
+
+
+Text = Annotated[str, AfterValidator(without_nul)]
+
+
+class Lifecycle(BaseModel):
+    """A task came into a state. Carries the whole description, so that any may come first."""
+
+    task_id: UUID
+    state: LifecycleState
+    at: datetime
+    attempt: int = Field(default=1, ge=1, le=LARGEST)
+    error: dict[str, Any] | None = None
+    user: Annotated[Text, Field(min_length=1, max_length=255)]
+    name: Annotated[Text, Field(max_length=255)]
+    task_class: Annotated[Text, Field(max_length=1000)]
+    task_type: Annotated[Text, Field(max_length=128)] = ""
+    total_steps: int = Field(default=1, ge=0, le=LARGEST)
+    parent_id: UUID | None = None
+
+
+class ProgressReport(BaseModel):
+    """How far a run is: absolute numbers; a late or repeated report changes nothing."""
+
+    task_id: UUID
+    attempt: int = Field(ge=1, le=LARGEST)
+    at: datetime
+    completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
+    total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
+    stage: Annotated[Text, Field(max_length=128)] | None = None
+
+
+class ArtifactReport(BaseModel):
+    """A result of a run: a stored file, a text or an address."""
+
+    artifact_id: UUID
+    task_id: UUID
+    name: Annotated[Text, Field(max_length=255)] = "Output"
+    file: Annotated[Text, Field(max_length=1000)] | None = None
+    file_name: Annotated[Text, Field(max_length=255)] | None = None
+    size: int | None = Field(default=None, ge=0, le=LARGEST)
+    content_type: Annotated[Text, Field(max_length=255)] | None = None
+    text: Text = ""
+    url: Text = ""
+    at: datetime
