@@ -50,7 +50,7 @@ class Task(Base, table=True):
     started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     error: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    result: Any = Field(default=None, sa_type=Json)
+    result: Any = Field(default=None, sa_type=Json, nullable=True)
 
     __table_args__ = (
         Index("task_created", "created_at", "id"),

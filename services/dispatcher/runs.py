@@ -29,6 +29,12 @@ from services.user_tasks.schemas import Lifecycle
 DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 WORKER_MISSING = "Worker has gone missing."
 
+
+def _json(value: Any) -> str:
+    # asyncpg's UUIDs are a class of their own, which orjson does not take for a UUID.
+    return orjson.dumps(value, default=str).decode()
+
+
 _TOLD = "id, seq, state, name, username, user_task, attempt, error, parent_id"
 
 _ACCEPT = text("""
@@ -58,7 +64,7 @@ async def accept(
     wanted = {request.id: claimed(request) for request in requests}
     rows = [_row(place, request, wanted[request.id]) for place, request in enumerate(requests)]
     connection = await session.connection()
-    stored = await connection.execute(_ACCEPT, {"rows": orjson.dumps(rows).decode(), "now": now})
+    stored = await connection.execute(_ACCEPT, {"rows": _json(rows), "now": now})
     seqs: dict[UUID, int] = {row.id: row.seq for row in stored}
     if not seqs:
         return []
@@ -67,7 +73,7 @@ async def accept(
         for task_id in seqs
         for resource, exclusive in wanted[task_id].items()
     ]
-    await claims.enqueue(session, orjson.dumps(queued).decode(), list(seqs.values()), now=now)
+    await claims.enqueue(session, _json(queued), list(seqs.values()), now=now)
     await _tell_accepted(session, [request for request in requests if request.id in seqs], now)
     return list(seqs)
 
@@ -136,7 +142,7 @@ async def start(
     No fence: the task is not ready, has ended, is canceled, or another worker has it. Asking
     again with the same worker and attempt gives the same fence.
     """
-    rows = orjson.dumps([report.model_dump() for report in reports]).decode()
+    rows = _json([report.model_dump() for report in reports])
     connection = await session.connection()
     before = await connection.execute(_STARTED_BEFORE, {"rows": rows})
     fences: dict[UUID, int] = {row.id: row.fence for row in before}
@@ -177,7 +183,7 @@ async def finish(
     contract: dispatcher §1.2 DI-01, DI-02
     """
     await claims.serialized(session)
-    rows = orjson.dumps([report.model_dump() for report in reports]).decode()
+    rows = _json([report.model_dump() for report in reports])
     connection = await session.connection()
     before = await connection.execute(_FINISHED_BEFORE, {"rows": rows})
     known = set(before.scalars())
@@ -242,7 +248,7 @@ async def give_up_lost_workers(
     lost = list((await connection.execute(_LOST, {"limit": now - ttl})).scalars())
     if not lost:
         return []
-    missing = orjson.dumps({"reason": WORKER_MISSING}).decode()
+    missing = _json({"reason": WORKER_MISSING})
     values = {"workers": lost, "now": now, "most": most_attempts, "missing": missing}
     rows = (await connection.execute(_GIVE_UP, values)).all()
     await _end(session, [row for row in rows if row.state != State.WAITING], now)

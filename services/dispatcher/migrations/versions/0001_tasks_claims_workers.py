@@ -114,7 +114,7 @@ def upgrade() -> None:
             "error", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
         ),
         sa.Column(
-            "result", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+            "result", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("seq"),
