@@ -175,6 +175,10 @@ def install(
         assert isinstance(error, RequestValidationError)
         return answer(request, invalid_request(error))
 
+    async def on_unexpected(request: Request, error: Exception) -> Response:
+        # The server logs the error itself; callers get no details.
+        return answer(request, Problem())
+
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
@@ -185,6 +189,7 @@ def install(
         return answer(request, kind(detail, headers=dict(error.headers or {})))
 
     app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(Exception, on_unexpected)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
 

@@ -32,8 +32,6 @@ from shared.worker import WorkerContext
 log = structlog.get_logger("runner")
 
 API = "/api/dispatcher/v1"
-# Shorter than the dispatcher's own limit, so that a run stops before its locks are given away.
-SILENCE_SECONDS = 16.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ class TaskRunner:
                 log.warning("runner.dispatcher_away", why=problem.detail)
             except Exception:  # Heartbeats go on whatever one of them met.
                 log.exception("runner.heartbeat_failed")
-            if loop.time() - heard > SILENCE_SECONDS and self._running:
+            if loop.time() - heard > context.settings.worker_silence_seconds and self._running:
                 log.error("runner.silent_too_long", runs=len(self._running))
                 await self._start_over()
             pause = context.settings.worker_heartbeat_seconds

@@ -117,8 +117,8 @@ def _row(place: int, request: TaskRequest, wanted: dict[str, bool]) -> dict[str,
 
 
 _START = text(f"""
-    update task set state = 'running', started_at = coalesce(started_at, :now), updated_at = :now,
-                    fence = nextval('fence_seq'), worker_id = r.worker_id
+    update task set state = 'running', started_at = coalesce(task.started_at, :now),
+                    updated_at = :now, fence = nextval('fence_seq'), worker_id = r.worker_id
     from jsonb_to_recordset(cast(:rows as jsonb)) as r (task_id uuid, attempt int, worker_id uuid)
     join worker on worker.id = r.worker_id
     where task.id = r.task_id and task.attempt = r.attempt

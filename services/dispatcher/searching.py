@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlmodel import col
+from sqlmodel import select as select_tasks
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.models import Task
@@ -269,9 +270,10 @@ async def find(
     conditions = list(search.conditions)
     if not caller.administrator:
         conditions.append(col(Task.username) == caller.username)
-    count = await session.scalar(select(func.count()).select_from(Task).where(*conditions))
-    rows = await session.scalars(
-        select(Task)
+    connection = await session.connection()
+    counted = await connection.execute(select(func.count()).select_from(Task).where(*conditions))
+    rows = await session.exec(
+        select_tasks(Task)
         .where(*conditions)
         .order_by(*search.order, col(Task.created_at).desc(), col(Task.seq).desc())
         .limit(search.limit)
@@ -279,7 +281,7 @@ async def find(
     )
     tasks = rows.all()
     children = {} if search.minimal else await children_of(session, [task.id for task in tasks])
-    return tasks, int(count or 0), children
+    return tasks, counted.scalar_one(), children
 
 
 async def children_of(session: AsyncSession, parents: Sequence[UUID]) -> dict[UUID, list[UUID]]:

@@ -1,7 +1,7 @@
 """tasks claims workers"""
 
 import sqlalchemy as sa
-import sqlmodel  # noqa: F401
+import sqlmodel
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
