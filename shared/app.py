@@ -129,7 +129,8 @@ async def not_ready(app: FastAPI) -> list[str]:
     missing = []
     for store, ask in (("postgresql", _ask_database(app)), ("redis", _ask_redis(app))):
         try:
-            await asyncio.wait_for(ask, 1.0)
+            async with asyncio.timeout(1.0):
+                await ask
         except Exception as error:  # Whatever a store says, it is not ready; operators read which.
             log.warning("web.not_ready", store=store, why=type(error).__name__)
             missing.append(store)

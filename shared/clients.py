@@ -1,7 +1,6 @@
 """Calling another service: time limits, retries, and its exceptions raised again."""
 
 import asyncio
-import contextlib
 from typing import Any
 
 import httpx
@@ -78,8 +77,7 @@ async def patiently(call: Any, *, what: str, longest: float = 10.0) -> Any:
             structlog.get_logger("clients").warning(
                 "waiting_for_service", what=what, why=problem.detail
             )
-        with contextlib.suppress(TimeoutError):
-            await asyncio.sleep(pause)
+        await asyncio.sleep(pause)
         pause = min(longest, pause * 2)
 
 

@@ -36,6 +36,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from shared.clients import ServiceClients
 from shared.database import Json, Sessions, UTCDateTime, after_commit, remember
+from shared.loops import end, wait_for_news
 from shared.metrics import NOTES_DELIVERED, NOTES_FAILED
 from shared.problems import Problem
 from shared.settings import ServiceName
@@ -152,8 +153,7 @@ class Relay:
         try:
             yield self
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end([task])
 
     async def _run(self) -> None:
         while True:
@@ -166,8 +166,7 @@ class Relay:
             except Exception:  # The relay outlives any outage of its database.
                 log.exception("outbox.relay_failed")
                 await asyncio.sleep(FIRST_WAIT)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._poll)
+            await wait_for_news(self._news, self._poll)
 
     async def deliver(self) -> int:
         """One round: what waits, to every receiver that is not resting. Returns how many went."""

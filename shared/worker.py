@@ -29,6 +29,7 @@ from shared import logs, metrics
 from shared.clients import ServiceClients
 from shared.database import Database, Sessions
 from shared.files import Files
+from shared.loops import end
 from shared.migrations import require_current
 from shared.outbox import Relay
 from shared.problems import Unavailable
@@ -114,8 +115,7 @@ async def _work(spec: WorkerSpec, context: WorkerContext) -> None:
             log.warning("worker.queue_lost", why=type(error).__name__)
             await asyncio.sleep(RECONNECT_SECONDS)
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            await end([working])
             with contextlib.suppress(RedisError, OSError):
                 await _let_go(worker)
     stopped.cancel()
@@ -191,8 +191,7 @@ def every(seconds: float, call: Callable[[WorkerContext], Awaitable[Any]]) -> Ba
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end([task])
 
     return running
 

@@ -19,6 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import runs, workers
 from services.dispatcher.settings import Settings
 from shared.database import Sessions, after_commit, remember, utc_now
+from shared.loops import end, wait_for_news
 from shared.problems import Unavailable
 from shared.queue import Queue
 
@@ -105,8 +106,7 @@ class Pusher:
                 log.exception("dispatcher.push_failed")
                 await asyncio.sleep(0.5)
                 continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._settings.sweep_seconds)
+            await wait_for_news(self._news, self._settings.sweep_seconds)
 
     async def sweep(self) -> None:
         """Give up lost workers, and push again what was pushed long ago and never started."""
@@ -158,6 +158,4 @@ async def pushing(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await end(loops)

@@ -25,6 +25,7 @@ from shared import ids
 from shared.clients import ServiceClients, patiently
 from shared.database import Sessions
 from shared.files import Files
+from shared.loops import end
 from shared.problems import Problem, Unavailable
 from shared.settings import ServiceSettings
 from shared.worker import WorkerContext
@@ -164,9 +165,7 @@ class TaskRunner:
             yield
         finally:
             await self._stop_runs(context.settings.worker_grace_seconds)
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await end(loops)
             with contextlib.suppress(Problem):
                 path = f"{API}/workers/{self._worker_id}/leave"
                 await context.clients.post("dispatcher", path, {}, attempts=1)
