@@ -79,7 +79,7 @@ class Pusher:
             "run_task",
             job_id=f"task:{row.id}:{row.attempt}",
             task_id=str(row.id),
-            function=row.name.removeprefix(f"{row.queue}."),
+            function_name=row.name.removeprefix(f"{row.queue}."),
             arguments=row.arguments,
             attempt=row.attempt,
             username=row.username,

@@ -68,7 +68,7 @@ class TaskRunner:
         context: WorkerContext,
         *,
         task_id: str,
-        function: str,
+        function_name: str,
         arguments: dict[str, Any],
         attempt: int,
         username: str | None,
@@ -78,7 +78,7 @@ class TaskRunner:
         if ident in self._running or context.stopping.is_set():
             return
         run = asyncio.create_task(
-            self._run(context, ident, function, arguments, attempt, username),
+            self._run(context, ident, function_name, arguments, attempt, username),
             name=f"task-{task_id}",
         )
         self._running[ident] = run
