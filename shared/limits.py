@@ -5,6 +5,7 @@ import uuid
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,7 +89,8 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise TooLarge(f"A request body may have at most {limit} bytes.")
+            # FastAPI lets its own kind of exception out of its body parsing, no other.
+            raise HTTPException(413, f"A request body may have at most {limit} bytes.")
         return message
 
     return counted
