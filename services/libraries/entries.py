@@ -1,0 +1,230 @@
+"""What comes out of an uploaded archive: which names are accepted, how much, and where it goes."""
+
+import os
+import re
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+from shared.problems import BadInput
+
+CHUNK = 256 * 1024
+MOST_LINES = 100
+JUNK = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$)")
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError,
+    struct.error, OverflowError, RecursionError, NotImplementedError, RuntimeError, KeyError,
+)  # fmt: skip
+
+Check = Callable[[], None]
+
+
+class ArchiveRefused(BadInput):
+    """An archive that is damaged or hostile. `lines` says all that is wrong with it."""
+
+    type, title = "archive-refused", "The archive cannot be accepted"
+
+    def __init__(self, lines: list[str] | str) -> None:
+        self.lines = [lines] if isinstance(lines, str) else lines
+        more = f" (and {len(self.lines) - 1} more)" if len(self.lines) > 1 else ""
+        super().__init__(f"{self.title}: {self.lines[0]}{more}", lines=self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """How large an unpacked upload may become."""
+
+    entries: int = 250_000
+    file_bytes: int = 50_000_000
+    expanded_bytes: int = 8 * 1024**3
+    ratio: int = 100
+    ratio_free_bytes: int = 32 * 1024**2
+    depth: int = 20
+    name_bytes: int = 1000
+    segment_bytes: int = 300
+
+
+LIMITS = ArchiveLimits()
+
+
+class Tree(Protocol):
+    """Files by their path, wherever they are kept. Not for use by several threads at once."""
+
+    def names(self) -> list[str]: ...
+    def size(self, name: str) -> int: ...
+    def chunks(self, name: str) -> Iterator[bytes]: ...
+
+
+def read(tree: Tree, name: str) -> bytes:
+    return b"".join(tree.chunks(name))
+
+
+class Unpacked:
+    """The files of an archive, in one temporary file that is gone when this is closed."""
+
+    def __init__(self) -> None:
+        self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="lyceum-")  # noqa: SIM115
+        self._places: dict[str, tuple[int, int]] = {}
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def names(self) -> list[str]:
+        return sorted(self._places)
+
+    def size(self, name: str) -> int:
+        return self._places[name][1]
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        start, size = self._places[name]
+        for position in range(start, start + size, CHUNK):
+            length = min(CHUNK, start + size - position)
+            yield os.pread(self._spool.fileno(), length, position)
+
+    def add(self, name: str, pieces: Iterator[bytes]) -> None:
+        start = self._end
+        for piece in pieces:
+            self._spool.write(piece)
+            self._end += len(piece)
+        self._places[name] = (start, self._end - start)
+
+    def flush(self) -> None:
+        self._spool.flush()
+
+
+class Folder:
+    """The files below a local folder, under the same protocol. Links are not followed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._sizes = {
+            path.relative_to(root).as_posix(): path.stat().st_size
+            for path in root.rglob("*")
+            if not path.is_symlink() and path.is_file() and not _junk(path.name)
+        }
+
+    def names(self) -> list[str]:
+        return sorted(self._sizes)
+
+    def size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with (self._root / name).open("rb") as file:
+            while piece := file.read(CHUNK):
+                yield piece
+
+
+@dataclass
+class Findings:
+    """What is wrong so far, and how much has come out so far."""
+
+    limits: ArchiveLimits
+    source_bytes: int
+    check: Check
+    lines: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    entries: int = 0
+    expanded: int = 0
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        if len(self.lines) >= MOST_LINES:
+            self.stop("More is wrong; reading stopped here.")
+
+    def stop(self, text: str) -> None:
+        raise ArchiveRefused([*self.lines, text])
+
+    def conclude(self) -> None:
+        if self.lines:
+            raise ArchiveRefused(self.lines)
+
+    def count_entry(self) -> None:
+        self.check()
+        self.entries += 1
+        if self.entries > self.limits.entries:
+            self.stop(f"The archive has more than {self.limits.entries} entries.")
+
+    def count(self, size: int) -> None:
+        """More bytes have come out of the decompressor."""
+        self.expanded += size
+        if self.expanded > self.limits.expanded_bytes:
+            self.stop(f"The archive expands to more than {self.limits.expanded_bytes} bytes.")
+        free = self.expanded <= self.limits.ratio_free_bytes
+        if not free and self.expanded > self.source_bytes * self.limits.ratio:
+            self.stop(f"The archive expands to more than {self.limits.ratio} times its size.")
+
+    def accept(self, raw: str, *, folder: bool) -> str | None:
+        """The clean name of an entry to keep, or None; what is wrong becomes a line."""
+        name, wrong = clean_name(raw, self.limits)
+        if wrong:
+            self.line(f"{shown(raw)}: {wrong}")
+            return None
+        if folder or not name or _junk(name):
+            return None
+        if name in self.seen:
+            self.line(f"{shown(raw)}: the archive has this name twice.")
+            return None
+        self.seen.add(name)
+        return name
+
+    def counted(self, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """A file's bytes. One that is too large becomes a line, and is read no further."""
+        size = 0
+        for piece in pieces:
+            self.check()
+            size += len(piece)
+            if size > self.limits.file_bytes:
+                self.line(f"{shown(name)}: larger than {self.limits.file_bytes} bytes.")
+                return
+            yield piece
+
+
+def clean_name(raw: str, limits: ArchiveLimits = LIMITS) -> tuple[str, str]:
+    """A relative path without surprises, and what is wrong with it (empty when nothing)."""
+    wrong = ""
+    segments = [part for part in raw.split("/") if part not in ("", ".")]
+    if any("\ud800" <= character <= "\udfff" for character in raw):
+        return "", "the name is not UTF-8."
+    if re.search(r"[\x00-\x1f\x7f]", raw):
+        wrong = "the name has control characters."
+    elif "\\" in raw:
+        wrong = "the name has a backslash."
+    elif raw.startswith("/") or re.match(r"[A-Za-z]:", raw):
+        wrong = "the path is absolute."
+    elif ".." in segments:
+        wrong = "the path leads out of the archive (..)."
+    elif len(segments) > limits.depth:
+        wrong = f"nested deeper than {limits.depth} folders."
+    elif len(raw.encode()) > limits.name_bytes:
+        wrong = f"the name is longer than {limits.name_bytes} bytes."
+    elif any(len(part.encode()) > limits.segment_bytes for part in segments):
+        wrong = f"a part of the name is longer than {limits.segment_bytes} bytes."
+    return "/".join(segments), wrong
+
+
+def shown(name: str) -> str:
+    """A name fit for a report: printable and not too long."""
+    text = name.encode(errors="backslashreplace").decode()
+    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _junk(name: str) -> bool:
+    return JUNK.search(name) is not None
