@@ -20,7 +20,7 @@ class ChildFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Child:
-    """One recorded process: `run/NAME.json` holds its pid and start time, `logs/NAME.log` its output."""
+    """One process: `run/NAME.json` has its pid and start time, `logs/NAME.log` its output."""
 
     folder: Path
     name: str

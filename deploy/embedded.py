@@ -1,4 +1,4 @@
-"""The whole suite on one machine: real stores, one web process, five workers, no root, no Docker."""
+"""The whole suite on one machine: real stores, one web process, five workers, no root."""
 
 import contextlib
 import errno

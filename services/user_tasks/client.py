@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.user_tasks.schemas import ArtifactReport, Lifecycle, ProgressReport
+from services.user_tasks.errors import StatusUnknown  # noqa: F401  (known here, so raised again)
+from services.user_tasks.schemas import (
+    ArtifactReport,
+    Lifecycle,
+    ProgressReport,
+    StatusView,
+)
 from shared import outbox
 from shared.clients import ServiceClients
 
@@ -39,3 +46,8 @@ async def _post(clients: ServiceClients, name: str, reports: Sequence[BaseModel]
         for number, report in enumerate(reports)
     ]
     await clients.post(SERVICE, f"/{SERVICE}/notes", {"notes": notes}, attempts=1)
+
+
+async def get_status(clients: ServiceClients, task_id: UUID) -> StatusView:
+    """A user task as it is now. Raises StatusUnknown."""
+    return StatusView.model_validate(await clients.get(SERVICE, f"/api/tasks/v1/tasks/{task_id}/"))

@@ -59,3 +59,39 @@ class ArtifactReport(BaseModel):
     text: Text = ""
     url: Text = ""
     at: datetime
+
+
+class ArtifactView(BaseModel):
+    """An artifact as our own clients see it; `file` is a link that works for a while."""
+
+    uuid: UUID
+    name: str
+    file: str
+    file_name: str | None
+    size: int | None
+    text: str
+    url: str
+    created: datetime
+
+
+class StatusView(BaseModel):
+    """A user task as our own clients see it. `state` may be a stage; `base_state` never is."""
+
+    uuid: UUID
+    user: str
+    name: str
+    state: str
+    base_state: str
+    stage: str | None
+    completed_steps: int
+    total_steps: int
+    attempts: int
+    task_class: str
+    task_type: str
+    parent: UUID | None
+    error: dict[str, Any] | None
+    created: datetime
+    modified: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    artifacts: list[ArtifactView]

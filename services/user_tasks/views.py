@@ -1,0 +1,82 @@
+"""User tasks as the wire shows them. contract: user_tasks §5.2, §5.3"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from services.user_tasks import artifacts
+from services.user_tasks.models import Artifact, Status
+from services.user_tasks.schemas import ArtifactView, StatusView
+from services.user_tasks.settings import Settings
+from services.user_tasks.states import State
+
+API = "/api/tasks/v0"
+
+
+def shown_state(status: Status) -> str:
+    """The state's word, or the stage the running job named."""
+    if status.state is State.IN_PROGRESS and status.stage:
+        return status.stage
+    return status.state.value
+
+
+def moment(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def status_json(status: Status, mine: Sequence[Artifact], settings: Settings) -> dict[str, Any]:
+    """The compatible form, with `uuid` added so that a list can be addressed."""
+    return {
+        "name": status.name,
+        "state": shown_state(status),
+        "state_text": shown_state(status),
+        "completed_steps": min(status.completed_steps, status.total_steps),
+        "total_steps": status.total_steps,
+        "attempts": status.attempts,
+        "created": moment(status.created),
+        "modified": moment(status.modified),
+        "artifacts": [
+            f"{settings.origin_url}{API}/artifacts/{artifact.uuid}/" for artifact in mine
+        ],
+        "uuid": str(status.uuid),
+    }
+
+
+def artifact_json(artifact: Artifact, settings: Settings, *, now: datetime) -> dict[str, Any]:
+    """The compatible form; `file` is a link that works for a while."""
+    return {
+        "name": artifact.name,
+        "created": moment(artifact.created),
+        "modified": moment(artifact.modified),
+        "status": f"{settings.origin_url}{API}/tasks/{artifact.status_id}/",
+        "file": artifacts.link(artifact, settings, now=now),
+        "text": artifact.text,
+        "url": artifact.url,
+        "uuid": str(artifact.uuid),
+    }
+
+
+def status_view(
+    status: Status, mine: Sequence[Artifact], settings: Settings, *, now: datetime
+) -> StatusView:
+    """Our own form."""
+    return StatusView(
+        **status.model_dump(include=SAME),
+        state=shown_state(status),
+        base_state=status.state.value,
+        completed_steps=min(status.completed_steps, status.total_steps),
+        parent=status.parent_id,
+        artifacts=[
+            ArtifactView(
+                **artifact.model_dump(exclude={"file"}),
+                file=artifacts.link(artifact, settings, now=now),
+            )
+            for artifact in mine
+        ],
+    )
+
+
+SAME = {
+    "uuid", "user", "name", "stage", "total_steps", "attempts", "task_class", "task_type",
+    "error", "created", "modified", "started_at", "finished_at",
+}  # fmt: skip
