@@ -78,6 +78,10 @@ class Files:
         except FileNotFoundError as error:
             raise FileMissing() from error
 
+    async def rename(self, path: str, target: str) -> None:
+        """Give a file its final place; what was there is replaced by the same content."""
+        await obstore.rename_async(self._store, _checked(path), _checked(target), overwrite=True)
+
     async def read(self, path: str) -> bytes:
         """A small file at once."""
         try:

@@ -31,8 +31,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         urls = dict(create_databases(stores.database_url))
         with environment(urls, stores.redis_url, folder):
             for service, url in urls.items():
-                if (Path("services") / service / "models.py").exists():
-                    upgrade_one(service, url)
+                upgrade_one(service, url)
             yield Servers(stores, urls, folder)
     finally:
         stores.stop()

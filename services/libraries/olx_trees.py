@@ -18,18 +18,13 @@ from lxml import etree
 from services.libraries import olx
 from services.libraries.entries import ArchiveRefused, Tree, read, shown
 from services.libraries.olx import Block, InvalidOlx, OlxLimits
+from services.libraries.states import TYPE, WITH_CHILDREN, code_is_valid
 
 CONTAINERS = {"library", "course", "chapter", "sequential", "vertical"}
-WITH_CHILDREN = {
-    "conditional", "itembank", "library_content", "problem-builder", "randomize", "split_test",
-    "step-builder", "wrapper",
-}  # fmt: skip
 OUTLINE_ONLY = {"textbook", "wiki", "asset", "html_textbook", "pdf_textbook"}
 NOT_TYPES = {
     "about", "assets", "drafts", "info", "policies", "static", "tabs", "uploads", "wiki",
 } | CONTAINERS  # fmt: skip
-CODE = re.compile(r"[\w.-]{1,255}")
-BLOCK_TYPE = re.compile(r"[a-zA-Z0-9_.-]{1,100}")
 LONGEST_ASSET_PATH = 500
 _REFERENCE = re.compile(r"(?<![\w./:-])/?static/(?=([^\"'<>\\\r\n\t]{1,400}))")
 _DECLARATION = re.compile(r"<\?xml\s[^>]{0,200}\?>")
@@ -160,7 +155,7 @@ class OlxTree:
             self.skipped.setdefault(f"{found.name} (again)", "it is named more than once.")
             return
         self._seen.add((found.block_type, found.code))
-        if not CODE.fullmatch(found.code) or not BLOCK_TYPE.fullmatch(found.block_type):
+        if not code_is_valid(found.code) or not TYPE.fullmatch(found.block_type):
             self.skipped[found.name] = (
                 "a code may have letters, digits, underscores, dots and hyphens only."
             )

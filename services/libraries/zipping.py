@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import IO
 
 FILE_MODE, FOLDER_MODE = 0o100644, 0o040755
@@ -41,7 +41,7 @@ class ZipStream:
     """What to send next is what each call returns. `close` ends the archive."""
 
     def __init__(self) -> None:
-        self._directory: IO[bytes] = tempfile.SpooledTemporaryFile(1024 * 1024)
+        self._directory: IO[bytes] = tempfile.SpooledTemporaryFile(1024 * 1024)  # noqa: SIM115
         self._offset = 0
         self._entries = 0
 
@@ -136,6 +136,7 @@ class OpenFile:
 
 def _dos_time(moment: datetime) -> tuple[int, int]:
     """Two-second steps since 1980; what lies outside is moved to the nearest it can say."""
+    moment = moment.astimezone(UTC)
     if moment.year < FIRST_YEAR:
         return 0, 1 << 5 | 1
     year = min(moment.year, LAST_YEAR)

@@ -1,0 +1,62 @@
+"""From the path of a request to what it names: library, block, and the right to touch them.
+
+The order is the contract's: who calls (401), whether the key is one and its library is there
+(404), whether the caller may (403). Bodies are looked at afterwards. contract: libraries §2.4
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+
+from services.libraries import entities, libraries, permissions
+from services.libraries.keys import parse_usage_key
+from services.libraries.models import Entity, Library
+from services.libraries.states import Permission, component_ref
+from shared.callers import CallerDep
+from shared.database import SessionDep
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A component and the library it is in."""
+
+    library: Library
+    entity: Entity
+
+
+class LibraryFor:
+    """The library of the path, for callers with a permission."""
+
+    def __init__(self, permission: Permission) -> None:
+        self._permission = permission
+
+    async def __call__(self, lib_key: str, caller: CallerDep, session: SessionDep) -> Library:
+        library = await libraries.get(session, lib_key)
+        await permissions.require(session, library, caller, self._permission)
+        return library
+
+
+class BlockFor:
+    """The block of the path, for callers with a permission on its library."""
+
+    def __init__(self, permission: Permission, *, deleted: bool = False) -> None:
+        self._permission, self._deleted = permission, deleted
+
+    async def __call__(self, usage_key: str, caller: CallerDep, session: SessionDep) -> Block:
+        key = parse_usage_key(usage_key)
+        library = await libraries.get(session, str(key.lib_key))
+        await permissions.require(session, library, caller, self._permission)
+        ref = component_ref(key.block_type, key.usage_id)
+        entity = await entities.get(session, library, ref, deleted=self._deleted)
+        return Block(library, entity)
+
+
+ViewLibrary = Annotated[Library, Depends(LibraryFor(Permission.VIEW))]
+EditLibrary = Annotated[Library, Depends(LibraryFor(Permission.EDIT))]
+PublishLibrary = Annotated[Library, Depends(LibraryFor(Permission.PUBLISH))]
+ViewBlock = Annotated[Block, Depends(BlockFor(Permission.VIEW))]
+EditBlock = Annotated[Block, Depends(BlockFor(Permission.EDIT))]
+PublishBlock = Annotated[Block, Depends(BlockFor(Permission.PUBLISH, deleted=True))]
+ViewBlockEver = Annotated[Block, Depends(BlockFor(Permission.VIEW, deleted=True))]
+EditBlockEver = Annotated[Block, Depends(BlockFor(Permission.EDIT, deleted=True))]

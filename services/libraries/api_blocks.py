@@ -1,0 +1,306 @@
+"""Routes of components and their static files. contract: libraries §3.6, §3.7, §3.12"""
+
+import mimetypes
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from sqlmodel import col, select
+from starlette.datastructures import UploadFile
+
+from services.libraries import components, entities, libraries, media, olx, permissions, publishing
+from services.libraries.access import (
+    EditBlock,
+    EditBlockEver,
+    EditLibrary,
+    PublishBlock,
+    ViewBlock,
+    ViewBlockEver,
+    ViewLibrary,
+)
+from services.libraries.api import LAST, page_number, page_size, settings_of
+from services.libraries.errors import AssetUnknown, BlockUnknown, FieldRefused, RuleBroken
+from services.libraries.keys import parse_usage_key
+from services.libraries.models import Draft, Entity, Library, Version
+from services.libraries.schemas import BlockCreation, OlxSaved, OlxText
+from services.libraries.states import Permission, component_ref
+from services.libraries.views import block_json
+from shared.callers import CallerDep
+from shared.database import SessionDep, utc_now
+from shared.downloads import download
+from shared.files import CHUNK, TooBig
+from shared.paging import numbered
+from shared.problems import BadInput, NotFound
+
+router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
+bytes_router = APIRouter(tags=["static files"])
+xblock_router = APIRouter(prefix="/api/xblock/v2/xblocks", tags=["blocks"])
+
+
+@router.get("/{lib_key}/blocks/")
+async def list_blocks(
+    request: Request,
+    library: ViewLibrary,
+    session: SessionDep,
+    text_search: str = "",
+    block_type: Annotated[list[str], Query()] = [],  # noqa: B006
+    page: str = "1",
+    page_size_text: Annotated[str, Query(alias="page_size")] = "",
+) -> JSONResponse:
+    """Live components in the order in which they were made."""
+    size, number = page_size(page_size_text), page_number(page)
+    search: dict[str, Any] = {"text_search": text_search, "block_types": block_type}
+    rows, count = await components.page(
+        session, library, size=size, number=1 if number == LAST else number, **search
+    )
+    last = max(1, -(-count // size))
+    if number == LAST:
+        number = last
+        rows, _ = await components.page(session, library, size=size, number=last, **search)
+    elif number > last:
+        raise NotFound("Invalid page.")
+    results = [block_json(library, row, []) for row in rows]
+    origin = settings_of(request).origin_url
+    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+
+
+@router.post("/{lib_key}/blocks/")
+async def create_block(
+    request: Request,
+    library: EditLibrary,
+    body: BlockCreation,
+    caller: CallerDep,
+    session: SessionDep,
+) -> JSONResponse:
+    """A new component with empty content."""
+    for name in ("parent_block", "staged_content"):
+        if getattr(body, name) is not None:
+            raise FieldRefused(name, "This is not supported.")
+    entity = await components.create(
+        session, library, block_type=body.block_type, code=body.definition_id,
+        can_stand_alone=body.can_stand_alone, most=settings_of(request).most_blocks,
+        user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, library, entity)
+
+
+async def _shown(session: SessionDep, library: Library, entity: Entity) -> JSONResponse:
+    row = await entities.show(session, entity.id)
+    mine = await entities.collections_of(session, entity.id)
+    return JSONResponse(block_json(library, row, mine))
+
+
+@router.get("/blocks/{usage_key}/")
+async def get_block(block: ViewBlock, session: SessionDep) -> JSONResponse:
+    """One live component."""
+    return await _shown(session, block.library, block.entity)
+
+
+@router.delete("/blocks/{usage_key}/")
+async def delete_block(block: EditBlock, caller: CallerDep, session: SessionDep) -> dict[str, Any]:
+    """Delete the draft; readers see the published version until that is published."""
+    await components.delete(
+        session, block.library, block.entity, user=caller.username, now=utc_now()
+    )
+    return {}
+
+
+@router.post("/blocks/{usage_key}/restore/", status_code=204)
+async def restore_block(block: EditBlockEver, caller: CallerDep, session: SessionDep) -> None:
+    """Bring a deleted component back at its newest version."""
+    await components.restore(
+        session, block.library, block.entity, user=caller.username, now=utc_now()
+    )
+
+
+@router.get("/blocks/{usage_key}/olx/")
+async def get_olx(block: ViewBlock, session: SessionDep) -> dict[str, str]:
+    """The draft's OLX, exactly as stored."""
+    return {"olx": await components.get_olx(session, block.entity)}
+
+
+@router.post("/blocks/{usage_key}/olx/")
+async def set_olx(
+    block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
+) -> OlxSaved:
+    """Save new OLX: one new draft version."""
+    if not body.olx.strip():
+        raise BadInput("olx: This field may not be blank.",
+                       fields={"olx": ["This field may not be blank."]})  # fmt: skip
+    made = await components.set_olx(
+        session, block.library, block.entity, body.olx, user=caller.username, now=utc_now()
+    )
+    return OlxSaved(olx=olx.trimmed(body.olx), version_num=made.version_num)
+
+
+@router.post("/blocks/{usage_key}/publish/")
+async def publish_block(
+    block: PublishBlock, caller: CallerDep, session: SessionDep
+) -> dict[str, Any]:
+    """Publish this component alone. Without changes nothing happens."""
+    if await _is_live(session, block.entity):
+        await publishing.publish(
+            session, block.library, [block.entity.id], user=caller.username, now=utc_now()
+        )
+    return {}
+
+
+async def _is_live(session: SessionDep, entity: Entity) -> bool:
+    draft = await session.get(Draft, entity.id)
+    return draft is not None and draft.version_id is not None
+
+
+@router.get("/blocks/{usage_key}/assets/")
+async def list_assets(
+    request: Request, block: ViewBlockEver, session: SessionDep
+) -> dict[str, Any]:
+    """Static files of the draft, by path."""
+    rows = await components.list_assets(session, block.entity)
+    return {"files": [_asset_json(request, row.path, row.size, row.version_uuid) for row in rows]}
+
+
+def _asset_json(request: Request, path: str, size: int, version: UUID) -> dict[str, Any]:
+    origin = settings_of(request).origin_url
+    url = f"{origin}/library_assets/component_versions/{version}/{path}"
+    return {"path": path, "url": url, "size": size}
+
+
+@router.get("/blocks/{usage_key}/assets/{path:path}")
+async def get_asset(
+    request: Request, path: str, block: ViewBlock, session: SessionDep
+) -> dict[str, Any]:
+    """What is known of one static file of the draft."""
+    for row in await components.list_assets(session, block.entity):
+        if row.path == path:
+            return _asset_json(request, row.path, row.size, row.version_uuid)
+    raise AssetUnknown
+
+
+@router.put("/blocks/{usage_key}/assets/{path:path}")
+async def put_asset(
+    request: Request, path: str, block: EditBlock, caller: CallerDep, session: SessionDep
+) -> dict[str, Any]:
+    """Add or replace a static file, sent as the multipart part `content`."""
+    path = components.checked_path(path.replace(" ", "_"))
+    limit = settings_of(request).most_asset_bytes
+    async with request.form() as form:
+        upload = form.get("content")
+        if not isinstance(upload, UploadFile):
+            raise BadInput(
+                "content: No file was submitted.", fields={"content": ["No file was submitted."]}
+            )
+        if upload.size is not None and upload.size > limit:
+            raise RuleBroken("File too big")
+        media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        try:
+            content = await media.store_file(
+                request.app.state.files, block.library, _chunks(upload), media_type, limit=limit
+            )
+        except TooBig as problem:
+            raise RuleBroken("File too big") from problem
+    await components.put_asset(
+        session, block.library, block.entity, path, content, user=caller.username, now=utc_now()
+    )
+    draft = await session.get(Draft, block.entity.id, populate_existing=True)
+    assert draft is not None
+    version = await session.get(Version, draft.version_id)
+    assert version is not None
+    return _asset_json(request, path, content.size, version.uuid)
+
+
+async def _chunks(upload: UploadFile) -> Any:
+    while chunk := await upload.read(CHUNK):
+        yield chunk
+
+
+@router.delete("/blocks/{usage_key}/assets/{path:path}", status_code=204)
+async def delete_asset(path: str, block: EditBlock, caller: CallerDep, session: SessionDep) -> None:
+    """Remove a static file: one new draft version, whether it was there or not."""
+    path = components.checked_path(path)
+    await components.delete_asset(
+        session, block.library, block.entity, path, user=caller.username, now=utc_now()
+    )
+
+
+@bytes_router.api_route(
+    "/library_assets/component_versions/{version_uuid}/{path:path}", methods=["GET", "HEAD"]
+)
+async def download_of_version(
+    request: Request, version_uuid: UUID, path: str, caller: CallerDep, session: SessionDep
+) -> Response:
+    """A static file of one version; ranges are supported."""
+    version = (await session.exec(select(Version).where(col(Version.uuid) == version_uuid))).first()
+    entity = await session.get(Entity, version.entity_id) if version else None
+    if version is None or entity is None:
+        raise AssetUnknown
+    return await _download(request, session, caller, entity, version, path)
+
+
+@bytes_router.api_route("/library_assets/blocks/{usage_key}/{path:path}", methods=["GET", "HEAD"])
+async def download_of_draft(
+    request: Request, usage_key: str, path: str, caller: CallerDep, session: SessionDep
+) -> Response:
+    """A static file of the draft as it is now; ranges are supported."""
+    key = parse_usage_key(usage_key)
+    library = await libraries.get(session, str(key.lib_key))
+    await permissions.require(session, library, caller, Permission.VIEW)
+    ref = component_ref(key.block_type, key.usage_id)
+    entity = await entities.get(session, library, ref)
+    draft = await session.get(Draft, entity.id)
+    version = await session.get(Version, draft.version_id) if draft else None
+    if version is None:
+        raise BlockUnknown
+    return await _download(request, session, caller, entity, version, path)
+
+
+async def _download(
+    request: Request,
+    session: SessionDep,
+    caller: CallerDep,
+    entity: Entity,
+    version: Version,
+    path: str,
+) -> Response:
+    library = await session.get(Library, entity.library_id)
+    assert library is not None
+    await permissions.require(session, library, caller, Permission.VIEW)
+    stored = await components.find_asset(session, version.id, path)
+    headers = {
+        "Etag": f'"{stored.hash}"',
+        "Cache-Control": "private, max-age=86400",
+        # What authors upload is shown in no page but ours, and runs no script there.
+        "Content-Security-Policy": "frame-ancestors 'self'; sandbox",
+        "X-Open-edX-Component-Ref": _ascii(entity.entity_ref),
+        "X-Open-edX-Component-Uuid": str(entity.uuid),
+        "X-Open-edX-Component-Version-Uuid": str(version.uuid),
+        "X-Open-edX-Component-Version-Num": str(version.version_num),
+        "X-Open-edX-Learning-Package-Ref": _ascii(library.key),
+        "X-Open-edX-Learning-Package-Uuid": str(library.uuid),
+    }
+    if request.headers.get("if-none-match") == headers["Etag"]:
+        return Response(status_code=304, headers=headers)
+    where = media.content_path(library, stored.hash)
+    files = request.app.state.files
+    return await download(request, files, where, content_type=stored.media_type, headers=headers)
+
+
+def _ascii(text: str) -> str:
+    """Header values are Latin-1 on the wire; UTF-8 bytes go through unchanged this way."""
+    return text.encode().decode("latin-1")
+
+
+@xblock_router.get("/{usage_key}/olx/")
+async def get_xblock_olx(usage_key: str, caller: CallerDep, session: SessionDep) -> dict[str, str]:
+    """The OLX of `KEY`, `KEY@draft`, `KEY@published` or `KEY@NUMBER`."""
+    text, _, version = usage_key.partition("@")
+    version = version or "draft"
+    numbered_version = version.isascii() and version.isdecimal() and len(version) < 10
+    if version not in ("draft", "published") and not numbered_version:
+        raise BlockUnknown
+    key = parse_usage_key(text)
+    library = await libraries.get(session, str(key.lib_key))
+    await permissions.require(session, library, caller, Permission.VIEW)
+    ref = component_ref(key.block_type, key.usage_id)
+    entity = await entities.get(session, library, ref, deleted=version != "draft")
+    return {"olx": await components.get_olx(session, entity, version)}

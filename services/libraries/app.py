@@ -1,0 +1,22 @@
+"""The web process of libraries."""
+
+import httpx
+from fastapi import FastAPI
+
+from services.libraries import api, api_blocks
+from services.libraries.settings import Settings
+from shared.app import create_service_app
+
+
+def create_app(
+    settings: Settings | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+) -> FastAPI:
+    return create_service_app(
+        settings or Settings(),
+        title="Lyceum libraries",
+        description="Authored content outside any course: drafts, publishing, backup.",
+        # Blocks first: `blocks` is a reserved word where a library key could stand.
+        routers=[api_blocks.router, api.router, api_blocks.bytes_router, api_blocks.xblock_router],
+        compatible=["/api/libraries/v2/", "/api/xblock/v2/", "/library_assets/"],
+        transport=transport,
+    )

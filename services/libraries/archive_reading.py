@@ -1,0 +1,470 @@
+"""Reading a backup archive, whoever wrote it: all of it is understood, or nothing is.
+
+Every mistake becomes a line `FILE: what is wrong`. contract: content_core §4.9, libraries §6.3
+"""
+
+import re
+import tomllib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from services.libraries.archive import (
+    FORMAT_VERSION,
+    OLX_PATH,
+    ArchivedCollection,
+    ArchivedEntity,
+    ArchivedMedia,
+    ArchivedVersion,
+    ByteStream,
+    Manifest,
+)
+from services.libraries.entries import (
+    LIMITS,
+    MOST_LINES,
+    ArchiveLimits,
+    ArchiveRefused,
+    Unpacked,
+    read,
+    shown,
+)
+from services.libraries.unpacking import unpack
+
+LARGEST_TOML = 10 * 1024 * 1024
+CHILD_TYPES = {"unit": None, "subsection": "unit", "section": "subsection"}
+ENTITY_CODE = re.compile(r"[\w.-]{1,255}")
+COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+LONGEST_TITLE, LONGEST_PATH = 500, 500
+LARGEST_NUMBER = 2**31 - 1
+# Upstream's archives do not say when a version was made.
+UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_VERSION_FOLDER = re.compile(r"v(0|[1-9]\d{0,9})")
+
+
+class ArchiveInvalid(ArchiveRefused):
+    """Not an archive of this format, or one with mistakes."""
+
+    type, title = "archive-invalid", "The archive cannot be read"
+
+    @property
+    def log(self) -> str:
+        """The text a person gets. contract: content_core §4.10"""
+        return "\n".join(["Errors encountered during restore:", *self.lines]) + "\n"
+
+
+@dataclass
+class ArchiveContents:
+    """All that an archive says. Media are read from it on demand, until it is closed."""
+
+    manifest: Manifest
+    entities: list[ArchivedEntity]
+    collections: list[ArchivedCollection]
+    _files: Unpacked
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def read_archive(
+    path: Path, limits: ArchiveLimits = LIMITS, check: Callable[[], None] = lambda: None
+) -> ArchiveContents:
+    """Read an archive. Close what comes back. Raises ArchiveInvalid with all its lines."""
+    try:
+        files = unpack(path, limits, check)
+    except ArchiveRefused as error:
+        raise ArchiveInvalid(error.lines) from error
+    try:
+        return _Reader(files).read()
+    except BaseException:
+        files.close()
+        raise
+
+
+@dataclass
+class _Reader:
+    files: Unpacked
+    lines: list[str] = field(default_factory=list)
+
+    def read(self) -> ArchiveContents:
+        self._sort_files()
+        manifest = self._manifest()
+        entities = [entity for entity in map(self._entity, sorted(self.entity_files)) if entity]
+        collections = [found for found in map(self._collection, self.collection_files) if found]
+        self._check_media_places()
+        self._check_references(entities, collections)
+        if self.lines or manifest is None:
+            raise ArchiveInvalid(self.lines[:MOST_LINES] or ["package.toml: unreadable."])
+        return ArchiveContents(manifest, entities, collections, self.files)
+
+    def line(self, file: str, detail: str) -> None:
+        self.lines.append(f"{shown(file)}: {detail}")
+
+    # Which file is what, by its place: a `.toml` among a component's media is media.
+
+    def _sort_files(self) -> None:
+        names = self.files.names()
+        self.root = _wrapping_folder(names)
+        self.entity_files: list[str] = []
+        self.collection_files: list[str] = []
+        self.media: dict[str, dict[int, list[tuple[str, str]]]] = {}
+        for name in names:
+            parts = name[len(self.root) :].split("/")
+            if parts[0] == "collections" and len(parts) == 2 and name.endswith(".toml"):
+                self.collection_files.append(name[len(self.root) :])
+            elif parts[0] == "entities":
+                self._sort_entity_file("/".join(parts), parts)
+
+    def _sort_entity_file(self, name: str, parts: list[str]) -> None:
+        for stem in (4, 3):  # The code `...` had no name of its own in older archives.
+            if len(parts) > stem + 2 and parts[stem] == "component_versions":
+                version = _VERSION_FOLDER.fullmatch(parts[stem + 1])
+                if version is None:
+                    self.line(name, "the folder of a version must be called v and its number.")
+                    return
+                owner = "/".join(parts[:4]) if stem == 4 else "/".join(parts[:3]) + "/"
+                path = "/".join(parts[stem + 2 :])
+                versions = self.media.setdefault(owner, {})
+                versions.setdefault(int(version[1]), []).append((path, name))
+                return
+        if len(parts) in (2, 4) and name.endswith(".toml"):
+            self.entity_files.append(name)
+        else:
+            self.line(name, "not in the folder of a version.")
+
+    def _check_media_places(self) -> None:
+        stems = {name.removesuffix(".toml") for name in self.entity_files}
+        for owner, versions in self.media.items():
+            if owner not in stems:
+                for files in versions.values():
+                    for _, name in files:
+                        self.line(name, f"Missing component TOML file at {owner}.toml")
+
+    # TOML files
+
+    def _document(self, name: str) -> dict[str, Any] | None:
+        if self.files.size(self.root + name) > LARGEST_TOML:
+            self.line(name, f"larger than {LARGEST_TOML} bytes.")
+            return None
+        try:
+            return tomllib.loads(read(self.files, self.root + name).decode())
+        except UnicodeDecodeError:
+            self.line(name, "is not UTF-8.")
+        except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+            self.line(name, f"is not valid TOML: {error}")
+        return None
+
+    def _manifest(self) -> Manifest | None:
+        name = "package.toml"
+        if self.root + name not in self.files:
+            self.line(name, "Missing learning package file.")
+            return None
+        document = self._document(name)
+        if document is None:
+            return None
+        meta = _Table(self, f"{name} meta section", document.get("meta"))
+        package = _Table(self, f"{name} learning package section", document.get("learning_package"))
+        version = meta.number("format_version")
+        if version is not None and version != FORMAT_VERSION:
+            self.line(name, f"format_version {version} is not known; {FORMAT_VERSION} is.")
+        return Manifest(
+            title=package.text("title", longest=LONGEST_TITLE),
+            key=package.text("key"),
+            description=package.text("description", blank=True),
+            created=package.time("created") or UNKNOWN_TIME,
+            updated=package.time("updated", required=False) or package.seen_time("created"),
+            created_at=meta.time("created_at") or UNKNOWN_TIME,
+            created_by=meta.text("created_by", required=False),
+            created_by_email=meta.text("created_by_email", required=False),
+            origin_server=meta.text("origin_server", required=False),
+        )
+
+    def _entity(self, name: str) -> ArchivedEntity | None:
+        document = self._document(name)
+        if document is None:
+            return None
+        table = _Table(self, name, document.get("entity"))
+        if not table.present:
+            return None
+        component = name.count("/") == 3
+        key = table.text("key")
+        container_type = None if component else self._container_type(name, table)
+        if key:
+            self._check_key(name, key, component)
+        raw_versions = document.get("version", [])
+        versions = self._versions(name, raw_versions, component)
+        draft = self._pointer(name, table, "draft", versions)
+        published = self._pointer(name, table, "published", versions)
+        wanted = [number for number in dict.fromkeys((draft, published)) if number is not None]
+        self._check_extra_media(name, wanted)
+        return ArchivedEntity(
+            key=key,
+            created=table.time("created", required=False) or UNKNOWN_TIME,
+            can_stand_alone=table.boolean("can_stand_alone"),
+            container_type=container_type,
+            draft_num=draft,
+            published_num=published,
+            draft_deleted=table.values.get("draft_deleted") is True and draft is None,
+            versions=[versions[number] for number in wanted if number in versions],
+        )
+
+    def _container_type(self, name: str, table: "_Table") -> str:
+        container = table.values.get("container")
+        if not isinstance(container, dict):
+            self.line(name, "container: This field is required.")
+        elif len(container) != 1:
+            self.line(name, "Container must be a dict with exactly one key.")
+        elif (kind := str(next(iter(container)))) not in CHILD_TYPES:
+            self.line(name, f"Invalid container value: {shown(kind)}")
+        else:
+            return kind
+        return ""
+
+    def _check_key(self, name: str, key: str, component: bool) -> None:
+        if component and key.count(":") < 2:
+            self.line(
+                name,
+                f"Invalid entity_key format: '{shown(key)}'. "
+                "Expected format: '{namespace}:{type_name}:{component_code}'",
+            )
+            return
+        parts = key.split(":", 2) if component else [key]
+        if not all(ENTITY_CODE.fullmatch(part) for part in parts):
+            self.line(name, f"key: illegal characters in {shown(key)!r}.")
+
+    def _versions(self, name: str, raw: Any, component: bool) -> dict[int, ArchivedVersion]:
+        if not isinstance(raw, list):
+            self.line(name, "version: must be a list of tables.")
+            return {}
+        versions: dict[int, ArchivedVersion] = {}
+        for values in raw:
+            table = _Table(self, name, values)
+            number = table.number("version_num", least=1)
+            if number is None:
+                continue
+            if number in versions:
+                self.line(name, f"version_num {number} stands twice.")
+            versions[number] = ArchivedVersion(
+                version_num=number,
+                title=table.text("title", blank=True, longest=LONGEST_TITLE),
+                created=table.time("created", required=False) or UNKNOWN_TIME,
+                media=self._media(name, number) if component else (),
+                children=None if component else self._children(name, table),
+            )
+        return versions
+
+    def _children(self, name: str, table: "_Table") -> list[str]:
+        container = table.values.get("container")
+        if not isinstance(container, dict) or set(container) != {"children"}:
+            self.line(name, "Container must have a 'children' key.")
+            return []
+        children = container["children"]
+        if not isinstance(children, list) or not all(isinstance(ref, str) for ref in children):
+            self.line(name, "'children' must be a list.")
+            return []
+        return children
+
+    def _pointer(
+        self, name: str, entity: "_Table", which: str, versions: dict[int, ArchivedVersion]
+    ) -> int | None:
+        values = entity.values.get(which, {})
+        if not isinstance(values, dict):
+            self.line(name, f"{which}: must be a table.")
+            return None
+        if not values.get("version_num"):
+            return None
+        number = _Table(self, name, values).number("version_num", least=1)
+        if number is not None and number not in versions:
+            self.line(name, f"{which} version {number} has no [[version]] of that number.")
+        return number
+
+    # Media
+
+    def _media(self, name: str, number: int) -> list[ArchivedMedia]:
+        found = self.media.get(name.removesuffix(".toml"), {}).get(number, [])
+        return [
+            ArchivedMedia(path, UNKNOWN_TIME, self._stream(self.root + file))
+            for path, file in found
+            if self._media_is_fine(path, file)
+        ]
+
+    def _media_is_fine(self, path: str, file: str) -> bool:
+        if path != path.strip() or len(path) > LONGEST_PATH:
+            self.line(file, "the path has blanks at its ends or is too long.")
+            return False
+        if path == OLX_PATH:
+            try:
+                text = read(self.files, self.root + file).decode()
+            except UnicodeDecodeError:
+                self.line(file, "is not UTF-8.")
+                return False
+            if "\x00" in text:
+                self.line(file, "has a NUL character.")
+                return False
+        return True
+
+    def _check_extra_media(self, name: str, wanted: list[int]) -> None:
+        for number in self.media.get(name.removesuffix(".toml"), {}):
+            if number not in wanted:
+                self.line(name, f"has files of version {number}, which is not one of its versions.")
+
+    def _stream(self, name: str) -> ByteStream:
+        async def stream() -> AsyncIterator[bytes]:
+            for piece in self.files.chunks(name):
+                yield piece
+
+        return stream
+
+    # Collections, and what refers to what
+
+    def _collection(self, name: str) -> ArchivedCollection | None:
+        document = self._document(name)
+        if document is None:
+            return None
+        table = _Table(self, f"{name} collection section", document.get("collection"))
+        if not table.present:
+            return None
+        code = table.text("key")
+        if code and not COLLECTION_CODE.fullmatch(code):
+            self.line(name, f"key: illegal characters in {shown(code)!r}.")
+        members = table.values.get("entities")
+        if not isinstance(members, list) or not all(isinstance(ref, str) for ref in members):
+            self.line(f"{name} collection section", "entities: This field is required.")
+            members = []
+        created = table.time("created", required=False) or UNKNOWN_TIME
+        return ArchivedCollection(
+            code=code,
+            title=table.text("title", longest=LONGEST_TITLE),
+            description=table.text("description", blank=True),
+            created=created,
+            modified=created,
+            members=members,
+        )
+
+    def _check_references(
+        self, entities: list[ArchivedEntity], collections: list[ArchivedCollection]
+    ) -> None:
+        kinds: dict[str, str | None] = {}
+        for entity in entities:
+            if entity.key in kinds:
+                self.line(f"{entity.key}", "the archive has this key twice.")
+            kinds[entity.key] = entity.container_type
+        for entity in entities:
+            self._check_children(entity, kinds)
+        self._check_twice(collection.code for collection in collections)
+        for collection in collections:
+            assert isinstance(collection.members, list)
+            for ref in collection.members:
+                if ref not in kinds:
+                    file = f"collections/{collection.code}.toml"
+                    detail = f"Entity ref {shown(ref)} not found for collection {collection.code}"
+                    self.line(file, detail)
+
+    def _check_children(self, entity: ArchivedEntity, kinds: dict[str, str | None]) -> None:
+        if entity.container_type not in CHILD_TYPES:
+            return
+        allowed = CHILD_TYPES[entity.container_type]
+        for ref in {ref for version in entity.versions for ref in version.children or ()}:
+            if ref not in kinds:
+                self.line(entity.key, f"child {shown(ref)} is not in the archive.")
+            elif kinds[ref] != allowed:
+                detail = f"{shown(ref)} cannot be a child of a {entity.container_type}."
+                self.line(entity.key, detail)
+
+    def _check_twice(self, codes: Iterable[str]) -> None:
+        seen: set[str] = set()
+        for code in codes:
+            if code in seen:
+                self.line(f"collections/{code}.toml", "the archive has this key twice.")
+            seen.add(code)
+
+
+class _Table:
+    """One TOML table: its values, checked as they are taken out."""
+
+    def __init__(self, reader: _Reader, file: str, values: Any) -> None:
+        self._reader, self._file = reader, file
+        self.present = isinstance(values, dict)
+        self.values: dict[str, Any] = values if isinstance(values, dict) else {}
+        if not self.present:
+            reader.line(file, "No data provided")
+
+    def text(
+        self, key: str, *, required: bool = True, blank: bool = False, longest: int | None = None
+    ) -> str:
+        value = self._value(key, str, "Not a valid string.", required)
+        if value is None:
+            return ""
+        text: str = value if key in ("key", "description") else value.strip()
+        if not blank and not text.strip():
+            self._line(key, "This field may not be blank.")
+        if "\x00" in text:
+            self._line(key, "Null characters are not allowed.")
+        if longest is not None and len(text) > longest:
+            self._line(key, f"Ensure this field has no more than {longest} characters.")
+        return text
+
+    def number(self, key: str, least: int = 0) -> int | None:
+        value = self._value(key, int, "A valid integer is required.", required=True)
+        if isinstance(value, bool):
+            self._line(key, "A valid integer is required.")
+            return None
+        if value is not None and not least <= value <= LARGEST_NUMBER:
+            self._line(key, f"Ensure this value is between {least} and {LARGEST_NUMBER}.")
+            return None
+        number: int | None = value
+        return number
+
+    def boolean(self, key: str) -> bool:
+        return self._value(key, bool, "Must be a valid boolean.", required=True) is True
+
+    def time(self, key: str, *, required: bool = True) -> datetime | None:
+        value = self._value(key, datetime, "Datetime has wrong format.", required)
+        if value is None:
+            return None
+        moment: datetime = value
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            self._line(key, "Datetime has wrong format.")
+            return None
+
+    def seen_time(self, key: str) -> datetime:
+        """A time that was checked before."""
+        value = self.values.get(key)
+        if not isinstance(value, datetime):
+            return UNKNOWN_TIME
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+    def _value(self, key: str, kind: type, message: str, required: bool) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            if required and self.present:
+                self._line(key, "This field is required.")
+            return None
+        if not isinstance(value, kind):
+            self._line(key, message)
+            return None
+        return value
+
+    def _line(self, key: str, message: str) -> None:
+        self._reader.line(self._file, f"{key}: {message}")
+
+
+def _wrapping_folder(names: list[str]) -> str:
+    """Some tools put everything into one folder; that changes nothing."""
+    if "package.toml" in names:
+        return ""
+    tops = {name.partition("/")[0] for name in names}
+    if len(tops) == 1 and f"{(top := tops.pop())}/package.toml" in names:
+        return f"{top}/"
+    return ""

@@ -1,0 +1,355 @@
+"""Backing up a library: the task, what it reads, and where its user finds the archive."""
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.runner import TaskContext
+from services.libraries import libraries, media, work
+from services.libraries.archive import (
+    ArchivedCollection,
+    ArchivedEntity,
+    ArchivedMedia,
+    ArchivedVersion,
+    ByteStream,
+    Manifest,
+    write_archive,
+)
+from services.libraries.errors import LibraryTaskUnknown
+from services.libraries.models import Library
+from services.libraries.states import Kind
+from services.user_tasks import client as user_tasks
+from services.user_tasks.errors import StatusUnknown
+from shared.callers import Caller
+from shared.clients import ServiceClients
+from shared.database import utc_now
+from shared.files import FileMissing, Files
+from shared.problems import Conflict
+
+FUNCTION = "backup_library"
+NO_BACKUP = "No backup found for this library."
+OUTPUT = "Output"
+ZIP = "application/zip"
+PAGE = 100
+SMALL = 64 * 1024
+PREFETCH_BYTES = 16 * 1024 * 1024
+READERS = 8
+
+
+class ContentMissing(Conflict):
+    """A file of the library is gone from the object store, so no complete archive can be made."""
+
+    type, title = "content-missing", "A file of the library is not in the object store"
+
+
+async def start(session: AsyncSession, library: Library, *, caller: Caller, now: datetime) -> UUID:
+    """Ask for a backup in this transaction. The task's id."""
+    task = work.request(
+        FUNCTION,
+        library.key,
+        caller=caller,
+        name=f"Library Learning Package Backup of {library.key}",
+        task_type="library-backup",
+        alone=False,
+        email=caller.email,
+    )
+    return await work.dispatch(session, task, caller=caller, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupStatus:
+    """contract: libraries §3.5 #21"""
+
+    state: str
+    url: str | None
+
+
+async def status(
+    session: AsyncSession,
+    clients: ServiceClients,
+    library: Library,
+    task_id: str,
+    *,
+    caller: Caller,
+) -> BackupStatus:
+    """How far the caller's backup of this library is.
+
+    Raises LibraryTaskUnknown, also for others' tasks and for a backup without its archive.
+    """
+    known = await _own_backup(session, library, task_id, caller)
+    try:
+        view = await user_tasks.get_status(clients, known)
+    except StatusUnknown:
+        return BackupStatus("Pending", None)  # The news of it is still on its way.
+    if view.base_state == "Succeeded":
+        for artifact in view.artifacts:
+            if artifact.name == OUTPUT:
+                return BackupStatus("Succeeded", artifact.file)
+        raise LibraryTaskUnknown(NO_BACKUP)
+    # Existing clients go on asking while they read one of exactly two words.
+    state = "Exporting" if view.base_state == "In Progress" else view.base_state
+    return BackupStatus(state, None)
+
+
+async def _own_backup(
+    session: AsyncSession, library: Library, task_id: str, caller: Caller
+) -> UUID:
+    try:
+        wanted = UUID(task_id)
+        await work.get(session, wanted, kind=FUNCTION, library_key=library.key, caller=caller)
+    except (ValueError, LibraryTaskUnknown):
+        raise LibraryTaskUnknown(NO_BACKUP) from None
+    return wanted
+
+
+async def backup_library(task: TaskContext, *, library_key: str, email: str = "") -> dict[str, Any]:
+    """Write the library's archive into the object store, and show it to the user."""
+    await task.progress.stage("Exporting")
+    now = utc_now()
+    name = file_name(library_key, now)
+    path = f"user_tasks/{now:%Y/%m/%d}/{task.task_id}-{task.attempt}/{name}"
+    async with task.sessions() as session:
+        await session.connection(
+            execution_options={
+                "isolation_level": "REPEATABLE READ",
+                "postgresql_readonly": True,
+            }
+        )
+        library = await libraries.get(session, library_key)
+        export = Export(session, task.files, library, task.progress)
+        manifest = make_manifest(
+            library, now, task.user or "", email, urlsplit(task.settings.origin_url).hostname or ""
+        )
+        await task.progress.total(await export.count())
+        stream = write_archive(manifest, export.entities(), export.collections())
+        stored = await task.files.put(path, stream)
+    try:
+        await task.progress.artifact(
+            OUTPUT, file=path, file_name=name, size=stored.size, content_type=ZIP
+        )
+    except BaseException:
+        await task.files.delete([path])
+        raise
+    return {"file": path, "size": stored.size}
+
+
+def file_name(library_key: str, now: datetime) -> str:
+    """contract: libraries §6.1"""
+    plain = unicodedata.normalize("NFKD", library_key.replace(":", "-"))
+    words = re.sub(r"[^\w\s-]", "", plain.encode("ascii", "ignore").decode().lower())
+    slug = re.sub(r"[-\s]+", "-", words).strip("-_")
+    return f"{slug}-{now.astimezone(UTC):%Y-%m-%d-%H%M%S}.zip"
+
+
+def make_manifest(library: Library, now: datetime, user: str, email: str, origin: str) -> Manifest:
+    return Manifest(
+        title=library.title,
+        key=library.key,
+        description=library.description,
+        created=library.created,
+        updated=library.updated,
+        created_at=now,
+        created_by=user,
+        created_by_email=email,
+        origin_server=origin,
+    )
+
+
+# In byte order of the refs, whatever the database's own order is.
+_ENTITIES = text("""
+    select entity.entity_ref, entity.kind, entity.created, entity.can_stand_alone,
+           draft.entity_id is not null and draft.version_id is null as draft_deleted,
+           live.id as live_id, live.version_num as live_num, live.title as live_title,
+           live.created as live_created,
+           shown.id as shown_id, shown.version_num as shown_num, shown.title as shown_title,
+           shown.created as shown_created
+    from entity
+    left join draft on draft.entity_id = entity.id
+    left join version live on live.id = draft.version_id
+    left join published on published.entity_id = entity.id
+    left join version shown on shown.id = published.version_id
+    where entity.library_id = :library_id
+    order by entity.entity_ref collate "C"
+""")
+_MEDIA = text("""
+    select version_media.version_id, version_media.path, media.id, media.hash, media.size,
+           media.created, media.text is null as is_file,
+           case when media.size <= :small then media.text end as text
+    from version_media join media on media.id = version_media.media_id
+    where version_media.version_id = any(cast(:versions as bigint[]))
+""")
+_CHILDREN = text("""
+    select child.version_id, entity.entity_ref from child
+    join entity on entity.id = child.entity_id
+    where child.version_id = any(cast(:versions as bigint[]))
+    order by child.version_id, child.order_num
+""")
+_COLLECTIONS = text("""
+    select id, code, title, description, created, modified from collection
+    where library_id = :library_id and enabled order by id
+""")
+_MEMBERS = text("""
+    select entity.entity_ref from collection_member
+    join entity on entity.id = collection_member.entity_id
+    where collection_member.collection_id = :collection_id
+    order by entity.entity_ref collate "C"
+""")
+
+
+class Steps(Protocol):
+    """What counts the entities as they are written; a task's progress does."""
+
+    async def advance(self, steps: int = 1) -> None: ...
+
+
+class Export:
+    """One library read page by page in one transaction, so that all of it is of one moment."""
+
+    def __init__(
+        self, session: AsyncSession, files: Files, library: Library, progress: Steps
+    ) -> None:
+        self._session, self._files, self._library = session, files, library
+        self._progress = progress
+
+    async def count(self) -> int:
+        connection = await self._session.connection()
+        found = await connection.execute(
+            text("select count(*) from entity where library_id = :id"), {"id": self._library.id}
+        )
+        return int(found.scalar_one())
+
+    async def entities(self) -> AsyncIterator[ArchivedEntity]:
+        connection = await self._session.connection()
+        async with connection.stream(_ENTITIES, {"library_id": self._library.id}) as rows:
+            async for page in rows.partitions(PAGE):
+                for entity in await self._assemble(connection, page):
+                    yield entity
+                    await self._progress.advance(1)
+
+    async def collections(self) -> AsyncIterator[ArchivedCollection]:
+        connection = await self._session.connection()
+        async with connection.stream(_COLLECTIONS, {"library_id": self._library.id}) as rows:
+            async for row in rows:
+                yield ArchivedCollection(
+                    row.code, row.title, row.description, row.created, row.modified,
+                    self._members(connection, row.id),
+                )  # fmt: skip
+
+    async def _members(self, connection: AsyncConnection, collection_id: int) -> AsyncIterator[str]:
+        async with connection.stream(_MEMBERS, {"collection_id": collection_id}) as rows:
+            async for row in rows:
+                yield row.entity_ref
+
+    async def _assemble(
+        self, connection: AsyncConnection, page: Sequence[Row[Any]]
+    ) -> list[ArchivedEntity]:
+        versions = {
+            number: None
+            for row in page
+            for number in (row.live_id, row.shown_id)
+            if number is not None
+        }
+        media_of = await self._media(connection, list(versions))
+        children_of: dict[int, list[str]] = {}
+        for child in await connection.execute(_CHILDREN, {"versions": list(versions)}):
+            children_of.setdefault(child.version_id, []).append(child.entity_ref)
+        return [_entity(row, media_of, children_of) for row in page]
+
+    async def _media(
+        self, connection: AsyncConnection, versions: list[int]
+    ) -> dict[int, list[ArchivedMedia]]:
+        """The page's media. What is small is read at once, several at a time."""
+        found = await connection.execute(_MEDIA, {"versions": versions, "small": SMALL})
+        rows = found.all()
+        small = await self._read_small(rows)
+        media_of: dict[int, list[ArchivedMedia]] = {}
+        for row in rows:
+            if row.text is not None:
+                data: bytes | ByteStream = row.text.encode()
+            elif row.is_file:
+                data = small[row.hash] if row.hash in small else self._stream(row)
+            else:
+                data = self._long_text(connection, row.id)
+            media = ArchivedMedia(row.path, row.created, data)
+            media_of.setdefault(row.version_id, []).append(media)
+        return media_of
+
+    async def _read_small(self, rows: Sequence[Row[Any]]) -> dict[str, bytes]:
+        wanted: dict[str, Row[Any]] = {}
+        room = PREFETCH_BYTES
+        for row in rows:
+            if row.is_file and row.size <= min(SMALL, room) and row.hash not in wanted:
+                wanted[row.hash] = row
+                room -= row.size
+        gate = asyncio.Semaphore(READERS)
+
+        async def read(row: Row[Any]) -> bytes:
+            async with gate:
+                try:
+                    return await self._files.read(media.content_path(self._library, row.hash))
+                except FileMissing as error:
+                    raise ContentMissing(f"{row.path} is not in the object store.") from error
+
+        contents = await asyncio.gather(*(read(row) for row in wanted.values()))
+        return dict(zip(wanted, contents, strict=True))
+
+    def _stream(self, row: Row[Any]) -> ByteStream:
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                async for piece in self._files.stream(media.content_path(self._library, row.hash)):
+                    yield piece
+            except FileMissing as error:
+                raise ContentMissing(f"{row.path} is not in the object store.") from error
+
+        return stream
+
+    def _long_text(self, connection: AsyncConnection, media_id: int) -> ByteStream:
+        async def stream() -> AsyncIterator[bytes]:
+            found = await connection.execute(
+                text("select text from media where id = :id"), {"id": media_id}
+            )
+            yield found.scalar_one().encode()
+
+        return stream
+
+
+def _entity(
+    row: Row[Any],
+    media_of: dict[int, list[ArchivedMedia]],
+    children_of: dict[int, list[str]],
+) -> ArchivedEntity:
+    component = row.kind == Kind.COMPONENT
+    versions = {
+        number: ArchivedVersion(
+            version_num,
+            title,
+            created,
+            media_of.get(number, ()),
+            None if component else children_of.get(number, []),
+        )
+        for number, version_num, title, created in (
+            (row.live_id, row.live_num, row.live_title, row.live_created),
+            (row.shown_id, row.shown_num, row.shown_title, row.shown_created),
+        )
+        if number is not None
+    }
+    return ArchivedEntity(
+        key=row.entity_ref,
+        created=row.created,
+        can_stand_alone=row.can_stand_alone,
+        container_type=None if component else row.kind,
+        draft_num=row.live_num,
+        published_num=row.shown_num,
+        draft_deleted=row.draft_deleted,
+        versions=list(versions.values()),
+    )

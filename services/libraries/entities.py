@@ -1,0 +1,144 @@
+"""The identity of components and containers: making, finding and looking at them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Row, text
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.errors import BlockUnknown
+from services.libraries.models import Draft, Entity, Library
+from services.libraries.states import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntity:
+    """An entity to make."""
+
+    ref: str
+    kind: Kind
+    type: str
+    code: str
+    can_stand_alone: bool = True
+
+
+_CREATE = text("""
+    insert into entity (uuid, library_id, entity_ref, kind, type, code, can_stand_alone, created,
+                        created_by)
+    select gen_random_uuid(), :library_id, r.ref, r.kind, r.type, r.code, r.can_stand_alone,
+           coalesce(r.created, :now), :user
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
+      place integer, ref text, kind text, type text, code text, can_stand_alone boolean,
+      created timestamptz)
+    order by r.place
+    on conflict (library_id, entity_ref) do nothing
+    returning id, entity_ref
+""")
+
+
+async def create_many(
+    session: AsyncSession,
+    library: Library,
+    news: Sequence[NewEntity],
+    *,
+    user: str | None,
+    now: datetime,
+) -> dict[str, int]:
+    """Make entities with one statement; ids by ref of those that were new."""
+    rows = [
+        {
+            "place": place,
+            "ref": new.ref,
+            "kind": new.kind,
+            "type": new.type,
+            "code": new.code,
+            "can_stand_alone": new.can_stand_alone,
+        }
+        for place, new in enumerate(news)
+    ]
+    connection = await session.connection()
+    values = {
+        "library_id": library.id,
+        "rows": orjson.dumps(rows).decode(),
+        "now": now,
+        "user": user,
+    }
+    made = await connection.execute(_CREATE, values)
+    return {row.entity_ref: row.id for row in made}
+
+
+async def ids_of(session: AsyncSession, library: Library, refs: Iterable[str]) -> dict[str, int]:
+    """Ids by ref of those entities that exist, deleted ones included."""
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select entity_ref, id from entity
+            where library_id = :library_id and entity_ref = any(cast(:refs as text[]))
+        """),
+        {"library_id": library.id, "refs": list(refs)},
+    )
+    return {row.entity_ref: row.id for row in found}
+
+
+async def get(
+    session: AsyncSession, library: Library, ref: str, *, deleted: bool = False
+) -> Entity:
+    """A live entity, or with `deleted` one in any state. Raises BlockUnknown."""
+    query = select(Entity).where(
+        col(Entity.library_id) == library.id, col(Entity.entity_ref) == ref
+    )
+    if not deleted:
+        query = query.join(Draft, col(Draft.entity_id) == col(Entity.id)).where(
+            col(Draft.version_id).is_not(None)
+        )
+    entity = (await session.exec(query)).first()
+    if entity is None:
+        raise BlockUnknown
+    return entity
+
+
+VIEW = """
+    select entity.id, entity.code, entity.type, entity.kind, entity.entity_ref,
+           entity.can_stand_alone, entity.created, entity.created_by,
+           live.id as version_id, live.uuid as version_uuid, live.title,
+           live.version_num, live.created as modified, live.created_by as modified_by,
+           shown.id as published_id, shown.title as published_title,
+           publish_log.published_at, publish_log.published_by,
+           draft.version_id is distinct from published.version_id as changed
+    from entity
+    join draft on draft.entity_id = entity.id
+    join version live on live.id = draft.version_id
+    left join published on published.entity_id = entity.id
+    left join version shown on shown.id = published.version_id
+    left join publish_record on publish_record.id = published.record_id
+    left join publish_log on publish_log.id = publish_record.log_id
+"""
+
+
+async def show(session: AsyncSession, entity_id: int) -> Row[Any]:
+    """A live entity with what its draft and its published version say. Raises BlockUnknown."""
+    connection = await session.connection()
+    found = (
+        await connection.execute(text(f"{VIEW} where entity.id = :id"), {"id": entity_id})
+    ).first()
+    if found is None:
+        raise BlockUnknown
+    return found
+
+
+async def collections_of(session: AsyncSession, entity_id: int) -> list[dict[str, str]]:
+    """The enabled collections an entity is in."""
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select collection.code, collection.title from collection_member
+            join collection on collection.id = collection_member.collection_id
+            where collection_member.entity_id = :id and collection.enabled order by collection.id
+        """),
+        {"id": entity_id},
+    )
+    return [{"key": row.code, "title": row.title} for row in found]

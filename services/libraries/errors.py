@@ -1,0 +1,47 @@
+"""What a caller of libraries may have to handle."""
+
+from typing import Any
+
+from shared.problems import BadInput, NotFound
+
+
+class LibraryUnknown(NotFound):
+    type = "library-unknown"
+
+
+class BlockUnknown(NotFound):
+    type = "block-unknown"
+
+
+class AssetUnknown(NotFound):
+    type = "asset-unknown"
+
+
+class LibraryTaskUnknown(NotFound):
+    type = "library-task-unknown"
+
+
+class RuleBroken(BadInput):
+    """A rule given as one text: the compatible body is an array of it. contract: libraries §2.4"""
+
+    type, title = "rule-broken", "A rule of the library does not allow this"
+
+    def __init__(self, detail: str | None = None, **kwargs: Any) -> None:
+        super().__init__(detail, body=[detail or self.title], **kwargs)
+
+
+class BlockExists(RuleBroken):
+    type = "block-exists"
+
+
+class LimitReached(RuleBroken):
+    type = "block-limit-reached"
+
+
+class FieldRefused(BadInput):
+    """A rule about one field: the compatible body is an object with plain text."""
+
+    type = "field-refused"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message, fields={field: message})

@@ -1,0 +1,326 @@
+"""Importing OLX into a library: the upload, the task that reads it, and its report."""
+
+import asyncio
+import mimetypes
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.runner import TaskContext
+from services.libraries import components, libraries, media, publishing, work
+from services.libraries.components import NewComponent
+from services.libraries.entries import ArchiveLimits, ArchiveRefused, read
+from services.libraries.errors import LimitReached
+from services.libraries.media import NewMedia
+from services.libraries.models import Library
+from services.libraries.olx import InvalidOlx
+from services.libraries.olx_trees import Found, Loaded, OlxTree
+from services.libraries.settings import Settings
+from services.libraries.unpacking import LONGEST_MARK, NO_ARCHIVE, kind_of, unpack
+from shared.callers import Caller
+from shared.database import utc_now
+from shared.files import Files, spool
+from shared.ids import new_id
+from shared.problems import BadInput, Problem
+
+FUNCTION = "import_library"
+UPLOADS = "library_import"
+REPORT = "Import report"
+BATCH = 100
+BATCH_BYTES = 4 * 1024 * 1024
+READ_AT_ONCE = 20
+SMALL_FILE = 1024 * 1024
+LONGEST_LIST = 1000
+
+# The interpreter's own table only: what a machine has installed must not decide.
+_TYPES = mimetypes.MimeTypes(filenames=())
+_TYPES.add_type("application/x-subrip", ".srt")
+_TYPES.add_type("text/vtt", ".vtt")
+_TYPES.add_type("application/json", ".sjson")
+
+
+class UploadRefused(BadInput):
+    """The uploaded file is not one that can be imported."""
+
+    type, title = "upload-refused", "The upload cannot be imported"
+
+    def __init__(self, detail: str | None = None, **kwargs: Any) -> None:
+        super().__init__(detail, fields={"file": [detail or self.title]})
+
+
+async def start(
+    session: AsyncSession,
+    files: Files,
+    library: Library,
+    upload: AsyncIterable[bytes],
+    *,
+    caller: Caller,
+    now: datetime,
+    limit: int,
+) -> UUID:
+    """Keep the upload and ask for its import, in this transaction. The task's id.
+
+    Raises UploadRefused for what is no archive, or TooBig; nothing is kept then.
+    """
+    path = f"{UPLOADS}/{new_id()}"
+    await files.put(path, _archive_only(upload), limit=limit)
+    task = work.request(
+        FUNCTION,
+        library.key,
+        caller=caller,
+        name=f"Import into {library.key}",
+        task_type="library-import",
+        alone=True,
+        upload=path,
+    )
+    try:
+        return await work.dispatch(session, task, caller=caller, now=now)
+    except BaseException:
+        await files.delete([path])
+        raise
+
+
+async def _archive_only(upload: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes, once the first of them look like an archive."""
+    head: bytes | None = b""
+    async for chunk in upload:
+        if head is None:
+            yield chunk
+            continue
+        head += chunk
+        if len(head) >= LONGEST_MARK:
+            yield _checked(head)
+            head = None
+    if head is not None:
+        yield _checked(head)
+
+
+def _checked(head: bytes) -> bytes:
+    if kind_of(head) is None:
+        raise UploadRefused(NO_ARCHIVE)
+    return head
+
+
+async def import_library(task: TaskContext, *, library_key: str, upload: str) -> dict[str, Any]:
+    """Read the upload's components into the library: all of them, or none.
+
+    Components that exist get a new version where their content differs, so that repeating this
+    changes nothing. Those that cannot be read are left out and reported. The upload is removed.
+    """
+    report = Report(library_key)
+    try:
+        async with _opened(task, upload) as tree:
+            report.found(tree)
+            await task.progress.stage("Importing")
+            async with task.sessions.begin() as session:
+                await _import_all(task, session, library_key, tree, report)
+    except Problem as problem:
+        report.failed(problem)
+        await task.progress.artifact(REPORT, text=report.text())
+        raise
+    finally:
+        await task.files.delete([upload])
+    await task.progress.artifact(REPORT, text=report.text())
+    return report.numbers()
+
+
+@asynccontextmanager
+async def _opened(task: TaskContext, upload: str) -> AsyncIterator[OlxTree]:
+    """The uploaded tree, unpacked into temporary files for the time of the import."""
+    check = task.progress.check
+    await task.progress.stage("Unpacking")
+    with tempfile.TemporaryDirectory(prefix="lyceum-") as folder:
+        source = Path(folder) / "upload"
+        await spool(task.files.stream(upload), source, limit=task.settings.max_upload_bytes)
+        unpacked = await asyncio.to_thread(unpack, source, ArchiveLimits(), check)
+    with unpacked:
+        await task.progress.stage("Reading")
+        tree = await asyncio.to_thread(OlxTree, unpacked)
+        await task.progress.total(len(tree.components))
+        yield tree
+
+
+async def _import_all(
+    task: TaskContext, session: AsyncSession, library_key: str, tree: OlxTree, report: "Report"
+) -> None:
+    assert isinstance(task.settings, Settings)
+    library = await libraries.get(session, library_key)
+    most = task.settings.most_blocks
+    if len(tree.components) > most:
+        raise LimitReached(f"Library cannot have more than {most} Components.")
+    assets = Assets(task.files, library, tree, task.settings.most_asset_bytes)
+    batch: list[NewComponent] = []
+    done = 0
+    async for item in _read_all(tree, assets, report, task.progress.check):
+        done += 1
+        if item is not None:
+            batch.append(item)
+        if len(batch) >= BATCH or sum(len(one.olx) for one in batch) > BATCH_BYTES:
+            await _add(session, library, batch, report, user=task.user)
+            await task.progress.advance(done)
+            batch, done = [], 0
+    await _add(session, library, batch, report, user=task.user)
+    # Only now, so that single edits of other people need not wait for the whole import.
+    await publishing.lock(session, library)
+    await components.require_room(session, library, 0, most=most)
+    await task.progress.advance(done)
+
+
+async def _add(
+    session: AsyncSession,
+    library: Library,
+    batch: Sequence[NewComponent],
+    report: "Report",
+    *,
+    user: str | None,
+) -> None:
+    if batch:
+        outcome = await components.add_many(session, library, batch, user=user, now=utc_now())
+        for item in batch:
+            report.added(item.block_type, outcome[item.ref])
+
+
+async def _read_all(
+    tree: OlxTree, assets: "Assets", report: "Report", check: Callable[[], None]
+) -> AsyncIterator[NewComponent | None]:
+    """Every component of the tree with its files stored; None for one that is left out."""
+    found = tree.components
+    for first in range(0, len(found), READ_AT_ONCE):
+        some = found[first : first + READ_AT_ONCE]
+        for one, loaded in await asyncio.to_thread(_load, tree, some, check):
+            yield await _with_assets(one, loaded, assets, report)
+
+
+def _load(
+    tree: OlxTree, some: Sequence[Found], check: Callable[[], None]
+) -> list[tuple[Found, Loaded | InvalidOlx]]:
+    loaded: list[tuple[Found, Loaded | InvalidOlx]] = []
+    for found in some:
+        check()
+        try:
+            loaded.append((found, tree.load(found)))
+        except InvalidOlx as error:
+            loaded.append((found, error))
+    return loaded
+
+
+async def _with_assets(
+    found: Found, loaded: Loaded | InvalidOlx, assets: "Assets", report: "Report"
+) -> NewComponent | None:
+    if isinstance(loaded, InvalidOlx):
+        report.skipped[found.name] = loaded.detail
+        return None
+    too_large = next((name for name in loaded.assets.values() if assets.too_large(name)), None)
+    if too_large is not None:
+        report.skipped[found.name] = f"{too_large} has more than {assets.limit} bytes."
+        return None
+    if loaded.missing:
+        report.missing[found.name] = ", ".join(loaded.missing)
+    stored = {path: await assets.store(name) for path, name in loaded.assets.items()}
+    block = loaded.block
+    return NewComponent(found.block_type, found.code, block.title, block.olx, stored)
+
+
+@dataclass
+class Assets:
+    """The static files of a tree; each is put into the object store once."""
+
+    files: Files
+    library: Library
+    tree: OlxTree
+    limit: int
+    _stored: dict[str, NewMedia] = field(default_factory=dict)
+
+    def too_large(self, name: str) -> bool:
+        return self.tree.tree.size(name) > self.limit
+
+    async def store(self, name: str) -> NewMedia:
+        if name not in self._stored:
+            source = self.tree.tree
+            small = source.size(name) <= SMALL_FILE
+            data = await asyncio.to_thread(read, source, name) if small else self._stream(name)
+            self._stored[name] = await media.store_file(
+                self.files, self.library, data, media_type_of(name)
+            )
+        return self._stored[name]
+
+    async def _stream(self, name: str) -> AsyncIterator[bytes]:
+        pieces = self.tree.tree.chunks(name)
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            yield piece
+
+
+def media_type_of(name: str) -> str:
+    return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"
+
+
+@dataclass
+class Report:
+    """What became of an import, as its user reads it."""
+
+    library_key: str
+    title: str = ""
+    total: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    by_type: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def found(self, tree: OlxTree) -> None:
+        self.title, self.total = tree.title, len(tree.components)
+        self.skipped |= tree.skipped
+
+    def added(self, block_type: str, outcome: str) -> None:
+        self.by_type[block_type] += 1
+        self.outcomes[outcome] += 1
+
+    def failed(self, problem: Problem) -> None:
+        self.errors = problem.lines if isinstance(problem, ArchiveRefused) else [problem.detail]
+
+    def numbers(self) -> dict[str, Any]:
+        """What a program needs of it."""
+        kinds = ("added", "changed", "unchanged")
+        return {kind: self.outcomes[kind] for kind in kinds} | {
+            "skipped": len(self.skipped),
+            "by_type": dict(sorted(self.by_type.items())),
+        }
+
+    def text(self) -> str:
+        of = f" of “{self.title}”" if self.title else ""
+        return "\n".join([f"Import{of} into {self.library_key}", "", *self._lines()]) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        if self.errors:
+            yield "Nothing was imported:"
+            yield from _listed(self.errors)
+            return
+        numbers = ", ".join(
+            f"{count} {kind}" for kind, count in self.numbers().items() if kind != "by_type"
+        )
+        yield f"Components: {numbers}."
+        for block_type, count in sorted(self.by_type.items()):
+            yield f"  {block_type}: {count}"
+        for heading, lines in (
+            ("Left out:", self.skipped),
+            ("Files referred to, but not in the upload:", self.missing),
+        ):
+            if lines:
+                yield ""
+                yield heading
+                yield from _listed([f"{name}: {text}" for name, text in lines.items()])
+
+
+def _listed(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines[:LONGEST_LIST]:
+        yield f"  {line}"
+    if len(lines) > LONGEST_LIST:
+        yield f"  and {len(lines) - LONGEST_LIST} more"

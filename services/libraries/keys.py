@@ -1,0 +1,42 @@
+"""Opaque keys of libraries and blocks: made and read by the platform's own package."""
+
+from opaque_keys import InvalidKeyError
+from opaque_keys.edx.locator import LibraryLocatorV2, LibraryUsageLocatorV2
+
+from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
+
+
+def library_key(org: str, slug: str) -> str:
+    """`lib:ORG:SLUG`. Raises FieldRefused for what does not make a key."""
+    try:
+        return str(LibraryLocatorV2(org=org, slug=slug))  # type: ignore[no-untyped-call]
+    except (InvalidKeyError, ValueError) as error:
+        raise FieldRefused("slug", "This organisation and slug do not make a key.") from error
+
+
+def canonical_library_key(text: str) -> str:
+    """The same text, if it is a library's key in its exact form. Raises LibraryUnknown."""
+    try:
+        parsed = LibraryLocatorV2.from_string(text)
+    except InvalidKeyError as error:
+        raise LibraryUnknown from error
+    if str(parsed) != text or "\x00" in text:
+        raise LibraryUnknown
+    return text
+
+
+def usage_key(org: str, slug: str, block_type: str, code: str) -> str:
+    """`lb:ORG:SLUG:TYPE:CODE`."""
+    library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
+    return str(LibraryUsageLocatorV2(library, block_type=block_type, usage_id=code))  # type: ignore[abstract]
+
+
+def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
+    """Raises BlockUnknown for what is not a component's key in its exact form."""
+    try:
+        key = LibraryUsageLocatorV2.from_string(text)
+    except InvalidKeyError as error:
+        raise BlockUnknown from error
+    if str(key) != text or "\x00" in text:
+        raise BlockUnknown
+    return key

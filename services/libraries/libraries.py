@@ -1,0 +1,151 @@
+"""Libraries: creating, finding, describing, deleting. contract: libraries §3.2"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, func, or_, text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.errors import FieldRefused, LibraryUnknown
+from services.libraries.keys import canonical_library_key, library_key
+from services.libraries.models import Grant, Library
+from services.libraries.permissions import visible_to
+from services.libraries.states import AccessLevel
+from shared.callers import Caller
+
+TAKEN = "A library with that ID already exists."
+ORDERS = {"title": Library.title, "created": Library.created, "updated": Library.updated}
+
+
+async def create(
+    session: AsyncSession,
+    *,
+    org: str,
+    slug: str,
+    title: str,
+    description: str,
+    allow_public_learning: bool,
+    allow_public_read: bool,
+    license: str,
+    user: str,
+    now: datetime,
+) -> Library:
+    """A new, empty library; its creator becomes its admin. Raises FieldRefused on `slug`."""
+    key = library_key(org, slug)
+    library = Library(
+        key=key, org=org, slug=slug, title=title, description=description, license=license,
+        allow_public_learning=allow_public_learning, allow_public_read=allow_public_read,
+        created=now, updated=now,
+    )  # fmt: skip
+    try:
+        async with session.begin_nested():
+            session.add(library)
+    except IntegrityError as error:
+        raise FieldRefused("slug", TAKEN) from error
+    session.add(Grant(library_id=library.id, username=user, access_level=AccessLevel.ADMIN))
+    await session.flush()
+    return library
+
+
+async def find(session: AsyncSession, key: str) -> Library | None:
+    """The library with this key, if there is one."""
+    return (await session.exec(select(Library).where(col(Library.key) == key))).first()
+
+
+async def get(session: AsyncSession, key: str) -> Library:
+    """Raises LibraryUnknown, also for what is not a library key."""
+    library = await find(session, canonical_library_key(key))
+    if library is None:
+        raise LibraryUnknown
+    return library
+
+
+async def page(
+    session: AsyncSession,
+    *,
+    caller: Caller,
+    size: int,
+    number: int,
+    org: str = "",
+    text_search: str = "",
+    order: str = "",
+) -> tuple[Sequence[Library], int]:
+    """Libraries this caller may view, and how many match. contract: libraries §3.2 #1"""
+    conditions: list[Any] = visible_to(caller)
+    if org:
+        conditions.append(col(Library.org) == org.replace("\x00", ""))
+    if text_search:
+        words = text_search.replace("\x00", "")
+        fields = (Library.slug, Library.org, Library.title, Library.description)
+        conditions.append(or_(*(col(field).icontains(words, autoescape=True) for field in fields)))
+    connection = await session.connection()
+    count = await connection.execute(select(func.count()).select_from(Library).where(*conditions))
+    query = (
+        select(Library)
+        .where(*conditions)
+        .order_by(*_ordering(order), col(Library.org), col(Library.slug))
+        .limit(size)
+        .offset((number - 1) * size)
+    )
+    return (await session.exec(query)).all(), count.scalar_one()
+
+
+def _ordering(order: str) -> list[Any]:
+    column = ORDERS.get(order.removeprefix("-"))
+    if column is None:
+        return []
+    return [col(column).desc() if order.startswith("-") else col(column).asc()]
+
+
+async def update(
+    session: AsyncSession, library: Library, changes: dict[str, Any], *, now: datetime
+) -> Library:
+    """Change what is given; a new title or description moves `updated`."""
+    for name, value in changes.items():
+        setattr(library, name, value)
+    if {"title", "description"} & set(changes):
+        library.updated = now
+    session.add(library)
+    await session.flush()
+    return library
+
+
+async def delete(session: AsyncSession, library: Library) -> None:
+    """Remove a library and everything of it; its files are the caller's to remove."""
+    await session.delete(library)
+    await session.flush()
+
+
+async def describe(session: AsyncSession, library: Library) -> Row[Any]:
+    """What a library's answer tells of its content, in one statement. contract: libraries §4.5"""
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select
+              (select count(*) from draft join entity on entity.id = draft.entity_id
+               where entity.library_id = :id and draft.version_id is not null) as num_blocks,
+              last.published_at, last.published_by, edit.changed_at, edit.changed_by,
+              exists (
+                select from entity join draft on draft.entity_id = entity.id
+                left join published on published.entity_id = entity.id
+                where entity.library_id = :id and draft.version_id is not null
+                  and draft.version_id is distinct from published.version_id) as changes,
+              exists (
+                select from entity join published on published.entity_id = entity.id
+                left join draft on draft.entity_id = entity.id
+                where entity.library_id = :id and draft.version_id is null
+                  and published.version_id is not null) as deletes
+            from (select 1) as one
+            left join lateral (
+              select published_at, published_by from publish_log
+              where library_id = :id order by id desc limit 1) as last on true
+            left join lateral (
+              select changed_at, changed_by from draft_log
+              where library_id = :id order by id desc limit 1) as edit on true
+        """),
+        {"id": library.id},
+    )
+    return found.one()

@@ -1,0 +1,100 @@
+"""Texts and files by their content. contract: content_core §1.5"""
+
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import text as sql
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.models import Library
+from shared.files import Files, digest
+from shared.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class NewMedia:
+    """Content to keep: a text in the row, or a file that is in the object store already."""
+
+    media_type: str
+    hash: str
+    size: int
+    text: str | None = None
+
+
+def text_media(text: str, media_type: str) -> NewMedia:
+    data = text.encode()
+    return NewMedia(media_type, digest(data), len(data), text)
+
+
+def olx_type(block_type: str) -> str:
+    return f"application/vnd.openedx.xblock.v1.{block_type}+xml"
+
+
+def content_path(library: Library, hash: str) -> str:
+    """Where the file with this content is in the object store."""
+    return f"content/{library.uuid}/{hash}"
+
+
+async def store_file(
+    files: Files,
+    library: Library,
+    data: bytes | AsyncIterable[bytes],
+    media_type: str,
+    *,
+    limit: int | None = None,
+) -> NewMedia:
+    """Put a file into the object store under its content. Raises TooBig beyond the limit.
+
+    A stream is first written beside its place, because its name is known only at its end.
+    """
+    if isinstance(data, bytes):
+        stored = await files.put(content_path(library, digest(data)), data, limit=limit)
+    else:
+        waiting = f"incoming/{new_id()}"
+        try:
+            stored = await files.put(waiting, data, limit=limit)
+            await files.rename(waiting, content_path(library, stored.blake2b))
+        except BaseException:
+            await files.delete([waiting])
+            raise
+    return NewMedia(media_type, stored.blake2b, stored.size)
+
+
+_STORE = sql("""
+    insert into media (library_id, media_type, hash, size, text, has_file, created)
+    select :library_id, r.media_type, r.hash, r.size, r.text, r.text is null, :now
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
+      media_type text, hash text, size bigint, text text)
+    order by r.media_type, r.hash
+    on conflict (library_id, media_type, hash)
+    do update set has_file = media.has_file or excluded.has_file,
+                  text = coalesce(media.text, excluded.text)
+    returning id, media_type, hash
+""")
+
+
+async def store_many(
+    session: AsyncSession, library: Library, items: Sequence[NewMedia], *, now: datetime
+) -> dict[tuple[str, str], int]:
+    """Media ids by (media type, hash), with one statement. Known content is found again.
+
+    Several callers may store the same new content at once: the database decides who was first.
+    """
+    distinct: dict[tuple[str, str], dict[str, Any]] = {
+        (item.media_type, item.hash): {
+            "media_type": item.media_type,
+            "hash": item.hash,
+            "size": item.size,
+            "text": item.text,
+        }
+        for item in items
+    }
+    if not distinct:
+        return {}
+    rows = orjson.dumps(list(distinct.values())).decode()
+    connection = await session.connection()
+    stored = await connection.execute(_STORE, {"library_id": library.id, "rows": rows, "now": now})
+    return {(row.media_type, row.hash): row.id for row in stored}

@@ -1,0 +1,298 @@
+"""Tables of libraries. contract: content_core §1"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy import text as sql
+from sqlmodel import Field, SQLModel
+
+from services.libraries.states import AccessLevel, Kind
+from shared import outbox
+from shared.database import UTCDateTime, new_registry, text_enum
+
+
+class Base(SQLModel, registry=new_registry()):
+    """This service's own registry."""
+
+
+Outbox = outbox.outbox_table(Base)
+
+
+def identity() -> Column[int]:
+    return Column(BigInteger, Identity(), primary_key=True)
+
+
+def owned_by(target: str, *, nullable: bool = False, **options: Any) -> Column[int]:
+    """A reference that goes with what it refers to."""
+    return Column(BigInteger, ForeignKey(target, ondelete="CASCADE"), nullable=nullable, **options)
+
+
+class Library(Base, table=True):
+    """One pool of content, and the package of all its entities. contract: libraries §1.4"""
+
+    id: int = Field(default=None, sa_column=identity())
+    uuid: UUID = Field(default_factory=uuid4, unique=True)
+    key: str = Field(unique=True)
+    org: str
+    slug: str
+    title: str
+    description: str = Field(default="", sa_type=Text)
+    license: str = ""
+    allow_public_learning: bool = False
+    allow_public_read: bool = False
+    created: datetime = Field(sa_type=UTCDateTime)
+    updated: datetime = Field(sa_type=UTCDateTime)
+
+    __table_args__ = (UniqueConstraint("org", "slug"),)
+
+
+class Grant(Base, table=True):
+    """What a person or a group may do with a library. contract: libraries §3.3"""
+
+    id: int = Field(default=None, sa_column=identity())
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    username: str | None = Field(default=None, index=True)
+    group_name: str | None = None
+    access_level: AccessLevel = Field(sa_type=text_enum(AccessLevel, name="grant_level"))
+
+    __table_args__ = (
+        UniqueConstraint("library_id", "username"),
+        UniqueConstraint("library_id", "group_name"),
+        CheckConstraint("(username is null) <> (group_name is null)", name="grant_one_holder"),
+    )
+
+
+class Entity(Base, table=True):
+    """The identity of a component or container; never removed while its library lives."""
+
+    id: int = Field(default=None, sa_column=identity())
+    uuid: UUID = Field(default_factory=uuid4, unique=True)
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    entity_ref: str
+    kind: Kind = Field(sa_type=text_enum(Kind, name="entity_kind"))
+    type: str
+    code: str
+    can_stand_alone: bool = True
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (
+        UniqueConstraint("library_id", "entity_ref"),
+        Index("entity_of_library", "library_id", "id"),
+        Index("entity_of_type", "library_id", "type", "id"),
+    )
+
+
+class Version(Base, table=True):
+    """An immutable state of an entity. contract: content_core §1.2"""
+
+    id: int = Field(default=None, sa_column=identity())
+    uuid: UUID = Field(default_factory=uuid4, unique=True)
+    entity_id: int = Field(sa_column=owned_by("entity.id"))
+    version_num: int
+    title: str
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (
+        UniqueConstraint("entity_id", "version_num"),
+        CheckConstraint("version_num >= 1", name="version_num_positive"),
+    )
+
+
+class Dependency(Base, table=True):
+    """A version refers, without a pin, to an entity: its direct children."""
+
+    version_id: int = Field(sa_column=owned_by("version.id", primary_key=True))
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+
+    __table_args__ = (Index("dependency_parents", "entity_id", "version_id"),)
+
+
+class Child(Base, table=True):
+    """One row of a container version's ordered list; a version here is a pin."""
+
+    version_id: int = Field(sa_column=owned_by("version.id", primary_key=True))
+    order_num: int = Field(primary_key=True)
+    entity_id: int = Field(sa_column=owned_by("entity.id", index=True))
+    pinned_version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+
+
+class Draft(Base, table=True):
+    """Where editing stands: no row, never; null, deleted; else the live version."""
+
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+    version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True, unique=True)
+    )
+    record_id: int | None = Field(
+        default=None, sa_column=owned_by("draft_record.id", nullable=True)
+    )
+
+
+class DraftLog(Base, table=True):
+    """One operation on drafts."""
+
+    __tablename__ = "draft_log"
+    id: int = Field(default=None, sa_column=identity())
+    uuid: UUID = Field(default_factory=uuid4, unique=True)
+    library_id: int = Field(sa_column=owned_by("library.id", index=True))
+    changed_at: datetime = Field(sa_type=UTCDateTime)
+    changed_by: str | None = None
+
+
+class DraftRecord(Base, table=True):
+    """What one operation did to one entity's draft; equal versions are a side effect."""
+
+    __tablename__ = "draft_record"
+    id: int = Field(default=None, sa_column=identity())
+    log_id: int = Field(sa_column=owned_by("draft_log.id"))
+    entity_id: int = Field(sa_column=owned_by("entity.id"))
+    old_version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+    new_version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+
+    __table_args__ = (
+        UniqueConstraint("log_id", "entity_id"),
+        Index("draft_record_history", "entity_id", sql("log_id desc")),
+    )
+
+
+class DraftSideEffect(Base, table=True):
+    """One edge: the child's record caused the parent's. One level only."""
+
+    __tablename__ = "draft_side_effect"
+    cause_id: int = Field(sa_column=owned_by("draft_record.id", primary_key=True))
+    effect_id: int = Field(sa_column=owned_by("draft_record.id", primary_key=True, index=True))
+
+
+class Published(Base, table=True):
+    """What readers see: no row, never published; null, its deletion was published."""
+
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+    version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True, unique=True)
+    )
+    record_id: int = Field(sa_column=owned_by("publish_record.id"))
+
+
+class PublishLog(Base, table=True):
+    """One publish operation."""
+
+    __tablename__ = "publish_log"
+    id: int = Field(default=None, sa_column=identity())
+    uuid: UUID = Field(default_factory=uuid4, unique=True)
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    message: str = ""
+    published_at: datetime = Field(sa_type=UTCDateTime)
+    published_by: str | None = None
+
+    __table_args__ = (Index("publish_log_of_library", "library_id", sql("id desc")),)
+
+
+class PublishRecord(Base, table=True):
+    """What one publish did to one entity; `direct` when it was asked for by itself."""
+
+    __tablename__ = "publish_record"
+    id: int = Field(default=None, sa_column=identity())
+    log_id: int = Field(sa_column=owned_by("publish_log.id"))
+    entity_id: int = Field(sa_column=owned_by("entity.id"))
+    old_version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+    new_version_id: int | None = Field(
+        default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+    direct: bool | None = False
+
+    __table_args__ = (
+        UniqueConstraint("log_id", "entity_id"),
+        Index("publish_record_history", "entity_id", sql("log_id desc")),
+    )
+
+
+class PublishSideEffect(Base, table=True):
+    """One edge, as for drafts."""
+
+    __tablename__ = "publish_side_effect"
+    cause_id: int = Field(sa_column=owned_by("publish_record.id", primary_key=True))
+    effect_id: int = Field(sa_column=owned_by("publish_record.id", primary_key=True, index=True))
+
+
+class Media(Base, table=True):
+    """Bytes by their content: a text here, or a file in the object store at `content_path`."""
+
+    id: int = Field(default=None, sa_column=identity())
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    media_type: str
+    hash: str = Field(max_length=40)
+    size: int = Field(sa_type=BigInteger)
+    text: str | None = Field(default=None, sa_type=Text)
+    has_file: bool = False
+    created: datetime = Field(sa_type=UTCDateTime)
+
+    __table_args__ = (
+        UniqueConstraint("library_id", "media_type", "hash"),
+        CheckConstraint("has_file or text is not null", name="media_somewhere"),
+    )
+
+
+class VersionMedia(Base, table=True):
+    """A component version's files: `block.xml` is its OLX."""
+
+    __tablename__ = "version_media"
+    version_id: int = Field(sa_column=owned_by("version.id", primary_key=True))
+    path: str = Field(primary_key=True)
+    media_id: int = Field(sa_column=owned_by("media.id", index=True))
+
+
+class Collection(Base, table=True):
+    """A group of entities; not versioned, not published. contract: content_core §1.7"""
+
+    id: int = Field(default=None, sa_column=identity())
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    code: str
+    title: str
+    description: str = Field(default="", sa_type=Text)
+    enabled: bool = True
+    created: datetime = Field(sa_type=UTCDateTime)
+    modified: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (UniqueConstraint("library_id", "code"),)
+
+
+class CollectionMember(Base, table=True):
+    """An entity in a collection, deleted or not."""
+
+    __tablename__ = "collection_member"
+    collection_id: int = Field(sa_column=owned_by("collection.id", primary_key=True))
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True, index=True))
+    created: datetime = Field(sa_type=UTCDateTime)
+
+
+class LibraryTask(Base, table=True):
+    """Work dispatched for a library: whose it is and what it does."""
+
+    __tablename__ = "library_task"
+    task_id: UUID = Field(primary_key=True)
+    library_key: str = Field(index=True)
+    kind: str
+    username: str
+    created: datetime = Field(sa_type=UTCDateTime)

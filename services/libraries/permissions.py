@@ -1,0 +1,48 @@
+"""Who may do what with a library: one rule for every route. contract: libraries §5"""
+
+from typing import Any
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.models import Grant, Library
+from services.libraries.settings import Settings
+from services.libraries.states import ALLOWED, AccessLevel, Permission
+from shared.callers import Caller
+from shared.problems import Forbidden
+
+
+async def allowed(session: AsyncSession, library: Library, caller: Caller) -> set[Permission]:
+    """Everything this caller may do with this library."""
+    if caller.administrator:
+        return set(Permission)
+    query = select(Grant).where(
+        col(Grant.library_id) == library.id, col(Grant.username) == caller.username
+    )
+    grant = (await session.exec(query)).first()
+    mine: set[Permission] = set(ALLOWED[grant.access_level]) if grant else set()
+    return mine | ({Permission.VIEW} if library.allow_public_read else set())
+
+
+async def require(
+    session: AsyncSession, library: Library, caller: Caller, permission: Permission
+) -> None:
+    """Raises Forbidden."""
+    if permission not in await allowed(session, library, caller):
+        raise Forbidden
+
+
+def require_create(caller: Caller, settings: Settings) -> None:
+    """Raises Forbidden for those who may not create libraries."""
+    if not caller.administrator and settings.creators == "staff":
+        raise Forbidden
+
+
+def visible_to(caller: Caller) -> list[Any]:
+    """The same rule for VIEW as a condition on libraries."""
+    if caller.administrator:
+        return []
+    granted = select(Grant.library_id).where(
+        col(Grant.username) == caller.username, col(Grant.access_level).in_(list(AccessLevel))
+    )
+    return [col(Library.id).in_(granted) | col(Library.allow_public_read)]

@@ -1,0 +1,138 @@
+"""Publishing drafts, and taking drafts back. contract: content_core §2.3, §2.5"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries import branches
+from services.libraries.models import Library
+
+_LOCK = text("select id from library where id = :id for no key update")
+
+_CHANGED = text("""
+    select draft.entity_id, published.version_id as published, draft.version_id as draft
+    from entity
+    join draft on draft.entity_id = entity.id
+    left join published on published.entity_id = entity.id
+    where entity.library_id = :library_id
+      and draft.version_id is distinct from published.version_id
+    order by entity.id
+""")
+
+# What was asked for, and below it everything that differs; an unchanged middle is walked through.
+_CLOSURE = text("""
+    with recursive below (entity_id, version_id) as (
+      select draft.entity_id, draft.version_id from draft
+      join entity on entity.id = draft.entity_id and entity.library_id = :library_id
+      where draft.entity_id = any(cast(:ids as bigint[]))
+      union
+      select draft.entity_id, draft.version_id
+      from below
+      join dependency on dependency.version_id = below.version_id
+      join draft on draft.entity_id = dependency.entity_id
+    )
+    select below.entity_id, published.version_id as published, below.version_id as draft,
+           below.entity_id = any(cast(:ids as bigint[])) as direct
+    from below
+    left join published on published.entity_id = below.entity_id
+    where below.entity_id = any(cast(:ids as bigint[]))
+       or below.version_id is distinct from published.version_id
+    order by below.entity_id
+""")
+
+_LOG = text("""
+    insert into publish_log (uuid, library_id, message, published_at, published_by)
+    values (gen_random_uuid(), :library_id, :message, :now, :user) returning id
+""")
+
+_RECORDS = text("""
+    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
+    select :log, r.entity_id, r.old, r.new, r.direct
+    from unnest(cast(:entities as bigint[]), cast(:old as bigint[]), cast(:new as bigint[]),
+                cast(:direct as boolean[])) as r (entity_id, old, new, direct)
+""")
+
+
+async def lock(session: AsyncSession, library: Library) -> None:
+    """One publish, revert, bulk edit or delete of a library at a time; edits go on."""
+    await (await session.connection()).execute(_LOCK, {"id": library.id})
+
+
+async def publish_all(
+    session: AsyncSession, library: Library, *, user: str | None, now: datetime, message: str = ""
+) -> int:
+    """Publish every unpublished change, deletions included. Returns how many.
+
+    Without changes nothing is written. contract: libraries §4.3
+    """
+    await lock(session, library)
+    connection = await session.connection()
+    rows = (await connection.execute(_CHANGED, {"library_id": library.id})).all()
+    changes = [(row.entity_id, row.published, row.draft, True) for row in rows]
+    return await _publish(session, library, changes, user=user, now=now, message=message)
+
+
+async def publish(
+    session: AsyncSession,
+    library: Library,
+    entity_ids: Sequence[int],
+    *,
+    user: str | None,
+    now: datetime,
+    message: str = "",
+) -> int:
+    """Publish these entities and whatever below them differs; not what holds them.
+
+    Returns how many of them had changes; when none, nothing is written.
+    """
+    await lock(session, library)
+    connection = await session.connection()
+    values = {"library_id": library.id, "ids": list(entity_ids)}
+    rows = (await connection.execute(_CLOSURE, values)).all()
+    changes = [(row.entity_id, row.published, row.draft, row.direct) for row in rows]
+    return await _publish(session, library, changes, user=user, now=now, message=message)
+
+
+async def _publish(
+    session: AsyncSession,
+    library: Library,
+    changes: Sequence[tuple[int, int | None, int | None, bool]],
+    *,
+    user: str | None,
+    now: datetime,
+    message: str,
+) -> int:
+    different = sum(old != new for _, old, new, _ in changes)
+    if not different:
+        return 0
+    connection = await session.connection()
+    values = {"library_id": library.id, "message": message, "now": now, "user": user}
+    log = (await connection.execute(_LOG, values)).scalar_one()
+    await connection.execute(
+        _RECORDS,
+        {
+            "log": log,
+            "entities": [change[0] for change in changes],
+            "old": [change[1] for change in changes],
+            "new": [change[2] for change in changes],
+            "direct": [change[3] for change in changes],
+        },
+    )
+    await branches.spread(session, branches.PUBLISHED, log)
+    return different
+
+
+async def revert(
+    session: AsyncSession, library: Library, *, user: str | None, now: datetime
+) -> int:
+    """Take every draft back to its published version; what never was published is deleted.
+
+    Returns how many moved. contract: libraries §4.4
+    """
+    await lock(session, library)
+    connection = await session.connection()
+    rows = (await connection.execute(_CHANGED, {"library_id": library.id})).all()
+    moves = {row.entity_id: row.published for row in rows}
+    return await branches.move_drafts(session, library, moves, user=user, now=now)

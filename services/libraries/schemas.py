@@ -1,0 +1,104 @@
+"""Request bodies of the libraries' routes."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+
+from services.libraries.states import LICENSES
+
+ORG = re.compile(r"[-a-zA-Z0-9_]+")
+SLUG = re.compile(r"[-\w]+")
+ORG_MESSAGE = 'Enter a valid "slug" consisting of letters, numbers, underscores or hyphens.'
+SLUG_MESSAGE = (
+    "Enter a valid “slug” consisting of Unicode letters, numbers, underscores, or hyphens."
+)
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("Not a valid string.")
+    if "\x00" in value:
+        raise ValueError("Null characters are not allowed.")
+    return value.strip()
+
+
+def _not_blank(value: str) -> str:
+    if not value:
+        raise ValueError("This field may not be blank.")
+    return value
+
+
+def _org(value: str) -> str:
+    if not ORG.fullmatch(value):
+        raise ValueError(ORG_MESSAGE)
+    return value
+
+
+def _slug(value: str) -> str:
+    if not SLUG.fullmatch(value):
+        raise ValueError(SLUG_MESSAGE)
+    return value
+
+
+def _license(value: str) -> str:
+    if value not in LICENSES:
+        raise ValueError(f'"{value}" is not a valid choice.')
+    return value
+
+
+Plain = Annotated[str, BeforeValidator(_text)]
+Title = Annotated[Plain, StringConstraints(max_length=500), AfterValidator(_not_blank)]
+Description = Annotated[Plain, StringConstraints(max_length=10_000)]
+License = Annotated[Plain, AfterValidator(_license)]
+
+
+class LibraryCreation(BaseModel):
+    """contract: libraries §3.2 #2"""
+
+    org: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_org)]
+    slug: Annotated[Plain, StringConstraints(max_length=50), AfterValidator(_slug)]
+    title: Title
+    description: Description
+    allow_public_learning: bool = False
+    allow_public_read: bool = False
+    license: License = ""
+
+
+class LibraryChanges(BaseModel):
+    """contract: libraries §3.2 #6"""
+
+    title: Title | None = None
+    description: Description | None = None
+    allow_public_learning: bool | None = None
+    allow_public_read: bool | None = None
+    license: License | None = None
+
+
+class BlockCreation(BaseModel):
+    """contract: libraries §3.6 #23"""
+
+    block_type: Annotated[Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    definition_id: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_slug)]
+    can_stand_alone: bool = True
+    parent_block: Any = None
+    staged_content: Any = None
+
+
+class OlxText(BaseModel):
+    """contract: libraries §3.6 #30"""
+
+    olx: Annotated[str, Field(min_length=1)]
+
+
+class OlxSaved(BaseModel):
+    """The text as it was sent, and the number of the version it made."""
+
+    olx: str
+    version_num: int
+
+
+class TaskStarted(BaseModel):
+    """Work that was dispatched; follow it under its id."""
+
+    task_id: str

@@ -1,0 +1,9 @@
+"""The queue process of libraries."""
+
+from services.dispatcher.runner import TaskRunner
+from services.libraries.jobs import delete_library, publish_library
+from services.libraries.settings import Settings
+from shared.worker import WorkerSpec
+
+runner = TaskRunner({"publish_library": publish_library, "delete_library": delete_library})
+SERVICE = WorkerSpec(settings=Settings, jobs=[runner.run_task], background=[runner.alive])
