@@ -3,7 +3,7 @@
 import httpx
 from fastapi import FastAPI
 
-from services.libraries import api, api_blocks
+from services.libraries import api, api_blocks, api_tasks
 from services.libraries.settings import Settings
 from shared.app import create_service_app
 
@@ -16,7 +16,13 @@ def create_app(
         title="Lyceum libraries",
         description="Authored content outside any course: drafts, publishing, backup.",
         # Blocks first: `blocks` is a reserved word where a library key could stand.
-        routers=[api_blocks.router, api.router, api_blocks.bytes_router, api_blocks.xblock_router],
+        routers=[
+            api_blocks.router,
+            api_tasks.router,
+            api.router,
+            api_blocks.bytes_router,
+            api_blocks.xblock_router,
+        ],
         compatible=["/api/libraries/v2/", "/api/xblock/v2/", "/library_assets/"],
         transport=transport,
     )

@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 import re
 import unicodedata
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -94,56 +95,53 @@ class Entry:
 
 def write_archive(
     manifest: Manifest,
-    entities: AsyncIterable[ArchivedEntity],
-    collections: AsyncIterable[ArchivedCollection],
-) -> AsyncIterator[bytes]:
+    entities: AsyncGenerator[ArchivedEntity],
+    collections: AsyncGenerator[ArchivedCollection],
+) -> AsyncGenerator[bytes]:
     """The archive's bytes. Memory is bounded by one batch and one entity, not by the library."""
     return pack(list_entries(manifest, entities, collections))
 
 
 async def list_entries(
     manifest: Manifest,
-    entities: AsyncIterable[ArchivedEntity],
-    collections: AsyncIterable[ArchivedCollection],
-) -> AsyncIterator[Entry]:
+    entities: AsyncGenerator[ArchivedEntity],
+    collections: AsyncGenerator[ArchivedCollection],
+) -> AsyncGenerator[Entry]:
     """Everything in the archive, in the order of the contract."""
     names, folders = Names(), set[str]()
     yield Entry("package.toml", manifest.updated, package_toml(manifest).encode())
     yield Entry("entities/", manifest.updated)
     yield Entry("collections/", manifest.updated)
-    async for entity in entities:
-        for entry in _entity_entries(entity, manifest.updated, names, folders):
-            yield entry
-    async for collection in collections:
-        name = names.take("collections", collection.code)
-        data = _collection_stream(collection)
-        yield Entry(f"collections/{name}.toml", collection.modified, data)
+    async with aclosing(entities):
+        async for entity in entities:
+            for entry in _entity_entries(entity, manifest.updated, names, folders):
+                yield entry
+    async with aclosing(collections):
+        async for collection in collections:
+            name = names.take("collections", collection.code)
+            data = _collection_stream(collection)
+            yield Entry(f"collections/{name}.toml", collection.modified, data)
 
 
-async def pack(entries: AsyncIterable[Entry]) -> AsyncIterator[bytes]:
+async def pack(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:
     """Compress in threads: many small entries at once, large ones piece by piece."""
-    archive = ZipStream()
     small: list[Entry] = []
     weight = 0
-    try:
-        async for entry in entries:
-            if callable(entry.data):
-                if small:
+    with closing(ZipStream()) as archive:
+        async with aclosing(entries):
+            async for entry in entries:
+                if not callable(entry.data):
+                    small.append(entry)
+                    weight += ENTRY_WEIGHT + len(entry.data or b"")
+                if small and (callable(entry.data) or weight > BATCH_BYTES):
                     yield await asyncio.to_thread(_pack_small, archive, small)
                     small, weight = [], 0
-                async for piece in _pack_large(archive, entry.name, entry.modified, entry.data):
-                    yield piece
-                continue
-            small.append(entry)
-            weight += ENTRY_WEIGHT + len(entry.data or b"")
-            if weight > BATCH_BYTES:
-                yield await asyncio.to_thread(_pack_small, archive, small)
-                small, weight = [], 0
+                if callable(entry.data):
+                    async for piece in _pack_large(archive, entry.name, entry.modified, entry.data):
+                        yield piece
         yield await asyncio.to_thread(_pack_small, archive, small)
-        for piece in archive.close():
+        for piece in archive.finish():
             yield piece
-    finally:
-        archive.discard()
 
 
 def _pack_small(archive: ZipStream, entries: list[Entry]) -> bytes:

@@ -3,7 +3,8 @@
 import asyncio
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -131,8 +132,9 @@ async def backup_library(task: TaskContext, *, library_key: str, email: str = ""
             library, now, task.user or "", email, urlsplit(task.settings.origin_url).hostname or ""
         )
         await task.progress.total(await export.count())
-        stream = write_archive(manifest, export.entities(), export.collections())
-        stored = await task.files.put(path, stream)
+        archive = write_archive(manifest, export.entities(), export.collections())
+        async with aclosing(archive):
+            stored = await task.files.put(path, archive)
     try:
         await task.progress.artifact(
             OUTPUT, file=path, file_name=name, size=stored.size, content_type=ZIP
@@ -228,7 +230,7 @@ class Export:
         )
         return int(found.scalar_one())
 
-    async def entities(self) -> AsyncIterator[ArchivedEntity]:
+    async def entities(self) -> AsyncGenerator[ArchivedEntity]:
         connection = await self._session.connection()
         async with connection.stream(_ENTITIES, {"library_id": self._library.id}) as rows:
             async for page in rows.partitions(PAGE):
@@ -236,7 +238,7 @@ class Export:
                     yield entity
                     await self._progress.advance(1)
 
-    async def collections(self) -> AsyncIterator[ArchivedCollection]:
+    async def collections(self) -> AsyncGenerator[ArchivedCollection]:
         connection = await self._session.connection()
         async with connection.stream(_COLLECTIONS, {"library_id": self._library.id}) as rows:
             async for row in rows:

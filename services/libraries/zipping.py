@@ -38,7 +38,7 @@ class _Entry:
 
 
 class ZipStream:
-    """What to send next is what each call returns. `close` ends the archive."""
+    """What to send next is what each call returns. `finish` ends the archive."""
 
     def __init__(self) -> None:
         self._directory: IO[bytes] = tempfile.SpooledTemporaryFile(1024 * 1024)  # noqa: SIM115
@@ -63,17 +63,17 @@ class ZipStream:
         """A file whose bytes come piece by piece; finish it before the next entry."""
         return OpenFile(self, name, modified)
 
-    def close(self) -> Iterator[bytes]:
+    def finish(self) -> Iterator[bytes]:
         """The directory and the end mark."""
         start = self._offset
         size = self._directory.tell()
         self._directory.seek(0)
         while piece := self._directory.read(256 * 1024):
             yield piece
-        self._directory.close()
         yield _end(self._entries, size, start)
 
-    def discard(self) -> None:
+    def close(self) -> None:
+        """Let go of the temporary file, finished or not."""
         self._directory.close()
 
     def _whole(
