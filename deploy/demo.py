@@ -1,5 +1,6 @@
 """`make demo`: the main job on real content, told on the terminal. Every line is what happened."""
 
+import asyncio
 import io
 import tarfile
 import time
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deploy import embedded
+from services.libraries.archive import ByteStream
 from services.libraries.archive_reading import read_archive
 from services.libraries.entries import Folder, Tree, read
 from services.libraries.olx_trees import OlxTree
@@ -120,6 +122,7 @@ class Story:
     """What happened so far, for the table at the end."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
+    archive: Path | None = None
 
     def chapter(self, text: str) -> None:
         console.print(f"\n[bold]{text}[/bold]")
@@ -421,11 +424,19 @@ def verify(
     count = sum(len(files) for _, files in wanted.values())
     story.say(f"{len(found)} components and {count} files are byte for byte what was imported")
     story.keep("archive compared", f"{len(found)} components, {count} files equal")
-    story.keep("the archive", str(target))
+    story.archive = target
 
 
-def whole(data: Any) -> bytes:
-    return data if isinstance(data, bytes) else b"".join(data)
+def whole(data: bytes | ByteStream) -> bytes:
+    """All of a file in an archive."""
+    if isinstance(data, bytes):
+        return data
+    stream = data
+
+    async def collect() -> bytes:
+        return b"".join([piece async for piece in stream()])
+
+    return asyncio.run(collect())
 
 
 def moment(text: str | None) -> datetime:
@@ -442,8 +453,11 @@ def summary(suite: embedded.Suite, story: Story, seconds: float) -> None:
         table.add_row(*row)
     console.print()
     console.print(table)
-    console.print(f"\nThe whole story took {seconds:.0f} s. To look around: [bold]make up[/bold], "
-                  f"then {suite.origin}/ and [bold]make token user=ada staff=1[/bold].")  # fmt: skip
+    console.print(f"\nThe archive: {story.archive}", soft_wrap=True)
+    console.print(
+        f"The whole story took {seconds:.0f} s. To look around: [bold]make up[/bold], then "
+        f"{suite.origin}/ and [bold]make token user=ada staff=1[/bold]."
+    )
 
 
 def run(content: Path) -> None:

@@ -183,18 +183,27 @@ _ENTITIES = text("""
     where entity.library_id = :library_id
     order by entity.entity_ref collate "C"
 """)
+# `offset 0` keeps PostgreSQL, which may have no statistics yet of what was just imported, from
+# reading whole tables for every page: it looks up each version by itself.
 _MEDIA = text("""
-    select version_media.version_id, version_media.path, media.id, media.hash, media.size,
-           media.created, media.text is null as is_file,
-           case when media.size <= :small then media.text end as text
-    from version_media join media on media.id = version_media.media_id
-    where version_media.version_id = any(cast(:versions as bigint[]))
+    select held.version_id, held.path, held.id, held.hash, held.size, held.created,
+           held.text is null as is_file,
+           case when held.size <= :small then held.text end as text
+    from unnest(cast(:versions as bigint[])) as wanted (id)
+    cross join lateral (
+      select version_media.version_id, version_media.path, media.* from version_media
+      cross join lateral (
+        select * from media where media.id = version_media.media_id offset 0) as media
+      where version_media.version_id = wanted.id offset 0) as held
 """)
 _CHILDREN = text("""
-    select child.version_id, entity.entity_ref from child
-    join entity on entity.id = child.entity_id
-    where child.version_id = any(cast(:versions as bigint[]))
-    order by child.version_id, child.order_num
+    select held.version_id, entity.entity_ref
+    from unnest(cast(:versions as bigint[])) as wanted (id)
+    cross join lateral (
+      select version_id, order_num, entity_id from child
+      where child.version_id = wanted.id offset 0) as held
+    join entity on entity.id = held.entity_id
+    order by held.version_id, held.order_num
 """)
 _COLLECTIONS = text("""
     select id, code, title, description, created, modified from collection
