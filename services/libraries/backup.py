@@ -202,7 +202,8 @@ _CHILDREN = text("""
     cross join lateral (
       select version_id, order_num, entity_id from child
       where child.version_id = wanted.id offset 0) as held
-    join entity on entity.id = held.entity_id
+    cross join lateral (
+      select entity_ref from entity where entity.id = held.entity_id offset 0) as entity
     order by held.version_id, held.order_num
 """)
 _COLLECTIONS = text("""

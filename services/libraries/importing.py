@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher.runner import TaskContext
 from services.libraries import components, libraries, media, publishing, work
 from services.libraries.components import NewComponent
-from services.libraries.entries import ArchiveLimits, ArchiveRefused, read
+from services.libraries.entries import ArchiveLimits, ArchiveRefused, read, shown
 from services.libraries.errors import LimitReached
 from services.libraries.media import NewMedia
 from services.libraries.models import Library
@@ -220,10 +220,10 @@ async def _with_assets(
         return None
     too_large = next((name for name in loaded.assets.values() if assets.too_large(name)), None)
     if too_large is not None:
-        report.skipped[found.name] = f"{too_large} has more than {assets.limit} bytes."
+        report.skipped[found.name] = f"{shown(too_large)} has more than {assets.limit} bytes."
         return None
     if loaded.missing:
-        report.missing[found.name] = ", ".join(loaded.missing)
+        report.missing[found.name] = ", ".join(shown(path) for path in loaded.missing)
     stored = {path: await assets.store(name) for path, name in loaded.assets.items()}
     block = loaded.block
     return NewComponent(found.block_type, found.code, block.title, block.olx, stored)
@@ -295,7 +295,7 @@ class Report:
         }
 
     def text(self) -> str:
-        of = f" of “{self.title}”" if self.title else ""
+        of = f" of “{shown(self.title)}”" if self.title else ""
         return "\n".join([f"Import{of} into {self.library_key}", "", *self._lines()]) + "\n"
 
     def _lines(self) -> Iterator[str]:
@@ -316,7 +316,7 @@ class Report:
             if lines:
                 yield ""
                 yield heading
-                yield from _listed([f"{name}: {text}" for name, text in lines.items()])
+                yield from _listed([f"{shown(name)}: {text}" for name, text in lines.items()])
 
 
 def _listed(lines: Sequence[str]) -> Iterator[str]:

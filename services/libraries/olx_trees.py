@@ -20,6 +20,7 @@ from services.libraries.entries import ArchiveRefused, Tree, read, shown
 from services.libraries.olx import Block, InvalidOlx, OlxLimits
 from services.libraries.states import TYPE, WITH_CHILDREN, code_is_valid
 
+OUTLINES = ("library.xml", "course.xml")
 CONTAINERS = {"library", "course", "chapter", "sequential", "vertical"}
 OUTLINE_ONLY = {"textbook", "wiki", "asset", "html_textbook", "pdf_textbook"}
 NOT_TYPES = {
@@ -216,10 +217,10 @@ class OlxTree:
         missing: list[str] = []
         for candidates in _mentioned(root):
             path = next((path for path in candidates if path in self._files), None)
-            if path is None:
-                missing.append(candidates[-1])
-            elif _usable(path):
+            if path is not None and _usable(path):
                 assets[path] = self._files[path]
+            else:
+                missing.append(path or candidates[-1])
         for path in _maybe_transcripts(root):
             if path in self._files and _usable(path):
                 assets[path] = self._files[path]
@@ -228,12 +229,12 @@ class OlxTree:
 
 def _root(names: list[str]) -> tuple[str, str]:
     """The folder everything is relative to, ending in /, and the outline's file name."""
-    for outline in ("library.xml", "course.xml"):
-        places = [name for name in names if name.rpartition("/")[2] == outline]
+    outlines = [name for name in names if name.rpartition("/")[2] in OUTLINES]
+    if outlines:
         # `course/course.xml` is the course of a `course.xml` next to that folder.
-        if places:
-            best = min(places, key=lambda name: (name.count("/"), name))
-            return best[: -len(outline)], outline
+        best = min(outlines, key=lambda name: (name.count("/"), name.endswith("course.xml"), name))
+        folder, _, outline = best.rpartition("/")
+        return (f"{folder}/" if folder else ""), outline
     prefix = ""
     while names:
         tops = {name[len(prefix) :].partition("/")[0] for name in names}
@@ -333,6 +334,7 @@ def _usable(path: str) -> bool:
     return (
         len(path) <= LONGEST_ASSET_PATH
         and path == path.strip()
+        and path.isprintable()
         and "\\" not in path
         and not {"", ".."} & set(parts)
     )

@@ -139,6 +139,13 @@ def test_without_an_outline_every_component_file_counts(prefix: str) -> None:
     assert names(found) == ["html/b", "problem/a"]
 
 
+def test_the_outline_nearest_to_the_top_counts() -> None:
+    found = tree(COURSE | {"static/library.xml": "<library/>", "course/course.xml": "<course/>"})
+
+    assert found.layout == "course.xml"
+    assert len(names(found)) == 4
+
+
 def test_circles_in_an_outline_end() -> None:
     found = tree(
         {
