@@ -12,6 +12,7 @@ from services.user_tasks.schemas import ArtifactReport, ProgressReport
 from shared import ids
 from shared.clients import ServiceClients, patiently
 from shared.database import Sessions, utc_now
+from shared.loops import wait_for_news
 from shared.problems import Unavailable
 
 log = structlog.get_logger("progress")
@@ -36,6 +37,7 @@ class Progress:
         self._stage: str | None = None
         self._changed = False
         self._sender: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     async def stage(self, text: str) -> None:
         """Name what is being done now."""
@@ -88,6 +90,7 @@ class Progress:
 
     async def close(self) -> None:
         """Send what is left; through the outbox if the receiver is away."""
+        self._closing.set()
         if self._sender is not None:
             await self._sender
         if not self._changed:
@@ -106,7 +109,7 @@ class Progress:
         await asyncio.sleep(0)
 
     async def _send(self) -> None:
-        while self._changed:
+        while self._changed and not self._closing.is_set():
             self._changed = False
             try:
                 await user_tasks.progress(self._clients, [self._report(utc_now())])
@@ -114,7 +117,7 @@ class Progress:
                 self._changed = True
                 log.warning("progress.waits", why=problem.detail)
                 return
-            await asyncio.sleep(PAUSE_SECONDS)
+            await wait_for_news(self._closing, PAUSE_SECONDS)
 
     def _report(self, now: datetime) -> ProgressReport:
         values: dict[str, Any] = {

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.libraries.archive_reading import ArchiveInvalid, read_archive
 from services.libraries.entries import ArchiveLimits
@@ -261,3 +263,35 @@ def test_a_component_whose_code_left_its_name_empty(tmp_path: Path) -> None:
     with read_archive(path) as found:
         entity = next(one for one in found.entities if one.key == "xblock.v1:html:...")
         assert [media.path for media in entity.versions[0].media] == ["block.xml"]
+
+
+NAMES = sorted(sample())
+PIECES = [
+    b"= 1", b'= "x"', b"= true", b"= [1]", b"= {}", b"= 2026-01-01", b"[entity]", b"[[version]]",
+    b"[entity.draft]", b"[entity.container.unit]", b"[meta]", b"\xff", b"\n", b'"', b"= 1e400",
+    b"= 0001-01-01T00:00:00+12:00", b"= -1", b"= 99999999999999999999", b"[[entity]]",
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    name=st.sampled_from([name for name in NAMES if name.endswith(".toml")]),
+    changes=st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 30), st.sampled_from(PIECES)), min_size=1
+    ),
+)
+def test_no_text_in_an_archive_does_more_than_make_lines(
+    tmp_path_factory: pytest.TempPathFactory, name: str, changes: list[tuple[int, int, bytes]]
+) -> None:
+    contents = sample()
+    text = contents[name]
+    for at, length, piece in changes:
+        at %= len(text) + 1
+        text = text[:at] + piece + text[at + length :]
+    path = tmp_path_factory.mktemp("fuzz") / "archive.zip"
+    path.write_bytes(make_zip(*(contents | {name: text}).items()))
+
+    try:
+        read_archive(path).close()
+    except ArchiveInvalid as refused:
+        assert refused.lines

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.libraries.entries import ArchiveLimits, ArchiveRefused, read
 from services.libraries.unpacking import unpack
@@ -263,3 +265,43 @@ def test_what_is_asked_often_may_stop_it(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         unpack(path, check=stop)
     assert time.monotonic() - started < 5
+
+
+def contents() -> list[tuple[str, bytes]]:
+    return [("a/x.xml", PAGE * 30), ("é.bin", b"\0" * 3000), ("y/z.txt", b"abc")]
+
+
+ORIGINALS = [
+    make_zip(*contents()),
+    make_zip(*contents(), method=0),
+    make_tar(*contents()),
+    make_tar(*contents(), compress=False),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    original=st.sampled_from(ORIGINALS),
+    changes=st.lists(st.tuples(st.integers(0, 20_000), st.binary(min_size=1, max_size=4))),
+    cut=st.integers(0, 20_000),
+)
+def test_no_damage_does_more_than_refuse(
+    tmp_path_factory: pytest.TempPathFactory,
+    original: bytes,
+    changes: list[tuple[int, bytes]],
+    cut: int,
+) -> None:
+    data = bytearray(original)
+    for position, value in changes:
+        at = position % len(data)
+        data[at : at + len(value)] = value
+    if cut < len(data) // 2:
+        del data[-cut:]
+    path = tmp_path_factory.mktemp("fuzz") / "upload"
+    path.write_bytes(data)
+
+    try:
+        with unpack(path) as files:
+            assert sum(files.size(name) for name in files.names()) < 20_000
+    except ArchiveRefused as refused:
+        assert refused.lines
