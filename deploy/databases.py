@@ -1,6 +1,10 @@
-"""A database and a role for every service on one PostgreSQL server."""
+"""A database and a role for every service on one PostgreSQL server.
+
+`python -m deploy.databases` makes them on the server that ADMIN_DATABASE_URL names.
+"""
 
 import asyncio
+import os
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
@@ -45,3 +49,7 @@ async def _create(admin_url: str, password: str) -> None:
                 await connection.execute(f"revoke connect on database {name} from public")
     finally:
         await connection.close()
+
+
+if __name__ == "__main__":
+    create_databases(os.environ["ADMIN_DATABASE_URL"])

@@ -223,9 +223,10 @@ async def delete_asset(path: str, block: EditBlock, caller: CallerDep, session: 
     )
 
 
-@bytes_router.api_route(
-    "/library_assets/component_versions/{version_uuid}/{path:path}", methods=["GET", "HEAD"]
+@bytes_router.head(
+    "/library_assets/component_versions/{version_uuid}/{path:path}", include_in_schema=False
 )
+@bytes_router.get("/library_assets/component_versions/{version_uuid}/{path:path}")
 async def download_of_version(
     request: Request, version_uuid: UUID, path: str, caller: CallerDep, session: SessionDep
 ) -> Response:
@@ -237,7 +238,8 @@ async def download_of_version(
     return await _download(request, session, caller, entity, version, path)
 
 
-@bytes_router.api_route("/library_assets/blocks/{usage_key}/{path:path}", methods=["GET", "HEAD"])
+@bytes_router.head("/library_assets/blocks/{usage_key}/{path:path}", include_in_schema=False)
+@bytes_router.get("/library_assets/blocks/{usage_key}/{path:path}")
 async def download_of_draft(
     request: Request, usage_key: str, path: str, caller: CallerDep, session: SessionDep
 ) -> Response:

@@ -1,87 +1,28 @@
-"""The backup archive, format version 1: what is in it, and writing it as a stream.
+"""Writing a backup archive as a stream.
 
 contract: content_core §4. Codes themselves name the files (§4.12), so that every reader finds
 a component's files; `version.created` and `entity.draft_deleted` are the only additions.
 """
 
 import asyncio
-import hashlib
-import re
-import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 
+from services.libraries.archive_contents import (
+    ArchivedCollection,
+    ArchivedEntity,
+    ArchivedVersion,
+    ByteStream,
+    Manifest,
+)
+from services.libraries.archive_names import Names
+from services.libraries.archive_toml import collection_head, entity_toml, package_toml, toml_string
 from services.libraries.zipping import ZipStream
 
-FORMAT_VERSION = 1
-OLX_PATH = "block.xml"
 BATCH_BYTES = 512 * 1024
 ENTRY_WEIGHT = 512
-
-ByteStream = Callable[[], AsyncIterator[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What `package.toml` says: the library, and who made the archive, when and where."""
-
-    title: str
-    key: str
-    description: str
-    created: datetime
-    updated: datetime
-    created_at: datetime
-    created_by: str = ""
-    created_by_email: str = ""
-    origin_server: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedMedia:
-    """One file of a version; large ones are given as a stream."""
-
-    path: str
-    created: datetime
-    data: bytes | ByteStream
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedVersion:
-    """A component's version has media, a container's has children."""
-
-    version_num: int
-    title: str
-    created: datetime
-    media: Sequence[ArchivedMedia] = ()
-    children: Sequence[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedEntity:
-    """A component or container with its draft and published versions, the draft first."""
-
-    key: str
-    created: datetime
-    can_stand_alone: bool = True
-    container_type: str | None = None
-    draft_num: int | None = None
-    published_num: int | None = None
-    draft_deleted: bool = False
-    versions: Sequence[ArchivedVersion] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedCollection:
-    """A collection; its members are entity keys in byte order."""
-
-    code: str
-    title: str
-    description: str
-    created: datetime
-    modified: datetime
-    members: Sequence[str] | AsyncIterable[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +109,7 @@ async def _pack_large(
 
 
 def _entity_entries(
-    entity: ArchivedEntity, updated: datetime, names: "Names", folders: set[str]
+    entity: ArchivedEntity, updated: datetime, names: Names, folders: set[str]
 ) -> list[Entry]:
     latest = max([updated, *(version.created for version in entity.versions)])
     text = entity_toml(entity).encode()
@@ -231,128 +172,3 @@ async def _each(members: Sequence[str] | AsyncIterable[str]) -> AsyncIterator[st
     else:
         for member in members:
             yield member
-
-
-# Names
-
-
-@dataclass(slots=True)
-class Names:
-    """Which file name stands for which code: the code itself wherever it can be.
-
-    Names that a file system may take for one another are kept apart. Only their hashes are
-    remembered; two that met by chance would merely cost one of them its plain name.
-    """
-
-    _used: set[int] = field(default_factory=set)
-
-    def take(self, folder: str, code: str) -> str:
-        if code.strip(".") and "/" not in code and self._free(folder, code):
-            return code
-        for digest_size in range(3, 21):
-            digest = hashlib.blake2b(code.encode(), digest_size=digest_size).hexdigest()
-            name = f"{slug(code)}_{digest}"
-            if self._free(folder, name):
-                return name
-        raise ValueError(f"No free name for {code!r}.")
-
-    def _free(self, folder: str, name: str) -> bool:
-        """Both the file `name.toml` and the folder `name` must be free, and are taken then."""
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        wanted = {hash((folder, folded)), hash((folder, f"{folded}.toml"))}
-        if wanted & self._used:
-            return False
-        self._used |= wanted
-        return True
-
-
-def slug(text: str) -> str:
-    """Lower case words with hyphens between them, in any script. contract: content_core §4.6"""
-    kept = re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKC", text).lower())
-    return re.sub(r"[-\s]+", "-", kept).strip("-_")
-
-
-# TOML, laid out line by line as the upstream writer does
-
-
-def package_toml(manifest: Manifest) -> str:
-    lines = ["[meta]", f"format_version = {FORMAT_VERSION}"]
-    # Readers refuse blank ones, so they are left out.
-    if manifest.created_by:
-        lines.append(f"created_by = {toml_string(manifest.created_by)}")
-    if manifest.created_by_email:
-        lines.append(f"created_by_email = {toml_string(manifest.created_by_email)}")
-    lines.append(f"created_at = {toml_time(manifest.created_at)}")
-    if manifest.origin_server:
-        lines.append(f"origin_server = {toml_string(manifest.origin_server)}")
-    lines += [
-        "",
-        "[learning_package]",
-        f"title = {toml_string(manifest.title)}",
-        f"key = {toml_string(manifest.key)}",
-        f"description = {toml_string(manifest.description)}",
-        f"created = {toml_time(manifest.created)}",
-        f"updated = {toml_time(manifest.updated)}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def entity_toml(entity: ArchivedEntity) -> str:
-    lines = [
-        "[entity]",
-        f"can_stand_alone = {str(entity.can_stand_alone).lower()}",
-        f"key = {toml_string(entity.key)}",
-        f"created = {toml_time(entity.created)}",
-    ]
-    if entity.draft_deleted:
-        lines.append("draft_deleted = true")
-    if entity.draft_num is not None:
-        lines += ["", "[entity.draft]", f"version_num = {entity.draft_num}"]
-    lines += ["", "[entity.published]"]
-    if entity.published_num is None:
-        lines.append("# unpublished: no published_version_num")
-    else:
-        lines.append(f"version_num = {entity.published_num}")
-    if entity.container_type is not None:
-        lines += ["", f"[entity.container.{entity.container_type}]"]
-    lines += ["", "# ### Versions"]
-    for version in entity.versions:
-        lines += _version_lines(version)
-    return "\n".join(lines) + "\n"
-
-
-def _version_lines(version: ArchivedVersion) -> list[str]:
-    lines = [
-        "",
-        "[[version]]",
-        f"title = {toml_string(version.title)}",
-        f"version_num = {version.version_num}",
-        f"created = {toml_time(version.created)}",
-    ]
-    if version.children is not None:
-        children = ", ".join(toml_string(child) for child in version.children)
-        lines += ["", "[version.container]", f"children = [{children}]"]
-    return lines
-
-
-def collection_head(collection: ArchivedCollection) -> str:
-    return (
-        "[collection]\n"
-        f"title = {toml_string(collection.title)}\n"
-        f"key = {toml_string(collection.code)}\n"
-        f"description = {toml_string(collection.description)}\n"
-        f"created = {toml_time(collection.created)}\n"
-        "entities = "
-    )
-
-
-_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
-_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127)} | _ESCAPES
-
-
-def toml_string(text: str) -> str:
-    return f'"{text.translate(_ESCAPES)}"'
-
-
-def toml_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

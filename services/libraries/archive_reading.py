@@ -7,11 +7,10 @@ import re
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from services.libraries.archive import (
+from services.libraries.archive_contents import (
     FORMAT_VERSION,
     OLX_PATH,
     ArchivedCollection,
@@ -21,6 +20,7 @@ from services.libraries.archive import (
     ByteStream,
     Manifest,
 )
+from services.libraries.archive_tables import UNKNOWN_TIME, Table
 from services.libraries.entries import (
     LIMITS,
     MOST_LINES,
@@ -37,9 +37,6 @@ CHILD_TYPES = {"unit": None, "subsection": "unit", "section": "subsection"}
 ENTITY_CODE = re.compile(r"[\w.-]{1,255}")
 COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 LONGEST_TITLE, LONGEST_PATH = 500, 500
-LARGEST_NUMBER = 2**31 - 1
-# Upstream's archives do not say when a version was made.
-UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_FOLDER = re.compile(r"v(0|[1-9]\d{0,9})")
 
 
@@ -169,8 +166,10 @@ class _Reader:
         document = self._document(name)
         if document is None:
             return None
-        meta = _Table(self, f"{name} meta section", document.get("meta"))
-        package = _Table(self, f"{name} learning package section", document.get("learning_package"))
+        meta = Table(self.line, f"{name} meta section", document.get("meta"))
+        package = Table(
+            self.line, f"{name} learning package section", document.get("learning_package")
+        )
         version = meta.number("format_version")
         if version is not None and version != FORMAT_VERSION:
             self.line(name, f"format_version {version} is not known; {FORMAT_VERSION} is.")
@@ -190,7 +189,7 @@ class _Reader:
         document = self._document(name)
         if document is None:
             return None
-        table = _Table(self, name, document.get("entity"))
+        table = Table(self.line, name, document.get("entity"))
         if not table.present:
             return None
         component = name.count("/") == 3
@@ -215,7 +214,7 @@ class _Reader:
             versions=[versions[number] for number in wanted if number in versions],
         )
 
-    def _container_type(self, name: str, table: "_Table") -> str:
+    def _container_type(self, name: str, table: Table) -> str:
         container = table.values.get("container")
         if not isinstance(container, dict):
             self.line(name, "container: This field is required.")
@@ -245,7 +244,7 @@ class _Reader:
             return {}
         versions: dict[int, ArchivedVersion] = {}
         for values in raw:
-            table = _Table(self, name, values)
+            table = Table(self.line, name, values)
             number = table.number("version_num", least=1)
             if number is None:
                 continue
@@ -260,7 +259,7 @@ class _Reader:
             )
         return versions
 
-    def _children(self, name: str, table: "_Table") -> list[str]:
+    def _children(self, name: str, table: Table) -> list[str]:
         container = table.values.get("container")
         if not isinstance(container, dict) or set(container) != {"children"}:
             self.line(name, "Container must have a 'children' key.")
@@ -272,7 +271,7 @@ class _Reader:
         return children
 
     def _pointer(
-        self, name: str, entity: "_Table", which: str, versions: dict[int, ArchivedVersion]
+        self, name: str, entity: Table, which: str, versions: dict[int, ArchivedVersion]
     ) -> int | None:
         values = entity.values.get(which, {})
         if not isinstance(values, dict):
@@ -280,7 +279,7 @@ class _Reader:
             return None
         if not values.get("version_num"):
             return None
-        number = _Table(self, name, values).number("version_num", least=1)
+        number = Table(self.line, name, values).number("version_num", least=1)
         if number is not None and number not in versions:
             self.line(name, f"{which} version {number} has no [[version]] of that number.")
         return number
@@ -328,7 +327,7 @@ class _Reader:
         document = self._document(name)
         if document is None:
             return None
-        table = _Table(self, f"{name} collection section", document.get("collection"))
+        table = Table(self.line, f"{name} collection section", document.get("collection"))
         if not table.present:
             return None
         code = table.text("key")
@@ -384,80 +383,6 @@ class _Reader:
             if code in seen:
                 self.line(f"collections/{code}.toml", "the archive has this key twice.")
             seen.add(code)
-
-
-class _Table:
-    """One TOML table: its values, checked as they are taken out."""
-
-    def __init__(self, reader: _Reader, file: str, values: Any) -> None:
-        self._reader, self._file = reader, file
-        self.present = isinstance(values, dict)
-        self.values: dict[str, Any] = values if isinstance(values, dict) else {}
-        if not self.present:
-            reader.line(file, "No data provided")
-
-    def text(
-        self, key: str, *, required: bool = True, blank: bool = False, longest: int | None = None
-    ) -> str:
-        value = self._value(key, str, "Not a valid string.", required)
-        if value is None:
-            return ""
-        text: str = value if key in ("key", "description") else value.strip()
-        if not blank and not text.strip():
-            self._line(key, "This field may not be blank.")
-        if "\x00" in text:
-            self._line(key, "Null characters are not allowed.")
-        if longest is not None and len(text) > longest:
-            self._line(key, f"Ensure this field has no more than {longest} characters.")
-        return text
-
-    def number(self, key: str, least: int = 0) -> int | None:
-        value = self._value(key, int, "A valid integer is required.", required=True)
-        if isinstance(value, bool):
-            self._line(key, "A valid integer is required.")
-            return None
-        if value is not None and not least <= value <= LARGEST_NUMBER:
-            self._line(key, f"Ensure this value is between {least} and {LARGEST_NUMBER}.")
-            return None
-        number: int | None = value
-        return number
-
-    def boolean(self, key: str) -> bool:
-        return self._value(key, bool, "Must be a valid boolean.", required=True) is True
-
-    def time(self, key: str, *, required: bool = True) -> datetime | None:
-        value = self._value(key, datetime, "Datetime has wrong format.", required)
-        if value is None:
-            return None
-        moment: datetime = value
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=UTC)
-        try:
-            return moment.astimezone(UTC)
-        except OverflowError:
-            self._line(key, "Datetime has wrong format.")
-            return None
-
-    def seen_time(self, key: str) -> datetime:
-        """A time that was checked before."""
-        value = self.values.get(key)
-        if not isinstance(value, datetime):
-            return UNKNOWN_TIME
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-    def _value(self, key: str, kind: type, message: str, required: bool) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            if required and self.present:
-                self._line(key, "This field is required.")
-            return None
-        if not isinstance(value, kind):
-            self._line(key, message)
-            return None
-        return value
-
-    def _line(self, key: str, message: str) -> None:
-        self._reader.line(self._file, f"{key}: {message}")
 
 
 def _wrapping_folder(names: list[str]) -> str:

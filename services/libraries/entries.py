@@ -1,5 +1,6 @@
 """What comes out of an uploaded archive: which names are accepted, how much, and where it goes."""
 
+import errno
 import os
 import re
 import struct
@@ -21,6 +22,9 @@ DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError,
     struct.error, OverflowError, RecursionError, NotImplementedError, RuntimeError, KeyError,
 )  # fmt: skip
+OUR_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 Check = Callable[[], None]
 
@@ -217,6 +221,11 @@ def clean_name(raw: str, limits: ArchiveLimits = LIMITS) -> tuple[str, str]:
     elif any(len(part.encode()) > limits.segment_bytes for part in segments):
         wrong = f"a part of the name is longer than {limits.segment_bytes} bytes."
     return "/".join(segments), wrong
+
+
+def ours(error: BaseException) -> bool:
+    """Whether it is our own disk that failed, not the archive."""
+    return isinstance(error, OSError) and error.errno in OUR_DISK
 
 
 def shown(name: str) -> str:

@@ -3,8 +3,7 @@
 import asyncio
 import mimetypes
 import tempfile
-from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,8 +16,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher.runner import TaskContext
 from services.libraries import components, libraries, media, publishing, work
 from services.libraries.components import NewComponent
-from services.libraries.entries import ArchiveLimits, ArchiveRefused, read, shown
+from services.libraries.entries import ArchiveLimits, read, shown
 from services.libraries.errors import LimitReached
+from services.libraries.import_reports import Report
 from services.libraries.media import NewMedia
 from services.libraries.models import Library
 from services.libraries.olx import InvalidOlx
@@ -38,7 +38,6 @@ BATCH = 100
 BATCH_BYTES = 4 * 1024 * 1024
 READ_AT_ONCE = 20
 SMALL_FILE = 1024 * 1024
-LONGEST_LIST = 1000
 
 # The interpreter's own table only: what a machine has installed must not decide.
 _TYPES = mimetypes.MimeTypes(filenames=())
@@ -149,7 +148,7 @@ async def _opened(task: TaskContext, upload: str) -> AsyncIterator[OlxTree]:
 
 
 async def _import_all(
-    task: TaskContext, session: AsyncSession, library_key: str, tree: OlxTree, report: "Report"
+    task: TaskContext, session: AsyncSession, library_key: str, tree: OlxTree, report: Report
 ) -> None:
     assert isinstance(task.settings, Settings)
     library = await libraries.get(session, library_key)
@@ -178,7 +177,7 @@ async def _add(
     session: AsyncSession,
     library: Library,
     batch: Sequence[NewComponent],
-    report: "Report",
+    report: Report,
     *,
     user: str | None,
 ) -> None:
@@ -189,7 +188,7 @@ async def _add(
 
 
 async def _read_all(
-    tree: OlxTree, assets: "Assets", report: "Report", check: Callable[[], None]
+    tree: OlxTree, assets: "Assets", report: Report, check: Callable[[], None]
 ) -> AsyncIterator[NewComponent | None]:
     """Every component of the tree with its files stored; None for one that is left out."""
     found = tree.components
@@ -213,7 +212,7 @@ def _load(
 
 
 async def _with_assets(
-    found: Found, loaded: Loaded | InvalidOlx, assets: "Assets", report: "Report"
+    found: Found, loaded: Loaded | InvalidOlx, assets: "Assets", report: Report
 ) -> NewComponent | None:
     if isinstance(loaded, InvalidOlx):
         report.skipped[found.name] = loaded.detail
@@ -260,67 +259,3 @@ class Assets:
 
 def media_type_of(name: str) -> str:
     return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"
-
-
-@dataclass
-class Report:
-    """What became of an import, as its user reads it."""
-
-    library_key: str
-    title: str = ""
-    total: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    by_type: Counter[str] = field(default_factory=Counter)
-    skipped: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-
-    def found(self, tree: OlxTree) -> None:
-        self.title, self.total = tree.title, len(tree.components)
-        self.skipped |= tree.skipped
-
-    def added(self, block_type: str, outcome: str) -> None:
-        self.by_type[block_type] += 1
-        self.outcomes[outcome] += 1
-
-    def failed(self, problem: Problem) -> None:
-        self.errors = problem.lines if isinstance(problem, ArchiveRefused) else [problem.detail]
-
-    def numbers(self) -> dict[str, Any]:
-        """What a program needs of it."""
-        kinds = ("added", "changed", "unchanged")
-        return {kind: self.outcomes[kind] for kind in kinds} | {
-            "skipped": len(self.skipped),
-            "by_type": dict(sorted(self.by_type.items())),
-        }
-
-    def text(self) -> str:
-        of = f" of “{shown(self.title)}”" if self.title else ""
-        return "\n".join([f"Import{of} into {self.library_key}", "", *self._lines()]) + "\n"
-
-    def _lines(self) -> Iterator[str]:
-        if self.errors:
-            yield "Nothing was imported:"
-            yield from _listed(self.errors)
-            return
-        numbers = ", ".join(
-            f"{count} {kind}" for kind, count in self.numbers().items() if kind != "by_type"
-        )
-        yield f"Components: {numbers}."
-        for block_type, count in sorted(self.by_type.items()):
-            yield f"  {block_type}: {count}"
-        for heading, lines in (
-            ("Left out:", self.skipped),
-            ("Files referred to, but not in the upload:", self.missing),
-        ):
-            if lines:
-                yield ""
-                yield heading
-                yield from _listed([f"{shown(name)}: {text}" for name, text in lines.items()])
-
-
-def _listed(lines: Sequence[str]) -> Iterator[str]:
-    for line in lines[:LONGEST_LIST]:
-        yield f"  {line}"
-    if len(lines) > LONGEST_LIST:
-        yield f"  and {len(lines) - LONGEST_LIST} more"

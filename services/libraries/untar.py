@@ -12,6 +12,7 @@ from services.libraries.entries import (
     ArchiveRefused,
     Findings,
     Unpacked,
+    ours,
     shown,
 )  # fmt: skip
 
@@ -88,8 +89,8 @@ def copy_all(file: IO[bytes], compressed: bool, unpacked: Unpacked, findings: Fi
     except ArchiveRefused:
         raise
     except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # Our own disk, not the archive.
+        if ours(error):
+            raise
         findings.stop(f"The tar archive is damaged: {error}")
 
 

@@ -13,6 +13,7 @@ from services.libraries.entries import (
     ArchiveRefused,
     Findings,
     Unpacked,
+    ours,
     shown,
 )  # fmt: skip
 
@@ -77,8 +78,8 @@ def _copy_zip_entry(
     except ArchiveRefused:
         raise
     except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # Our own disk, not the archive.
+        if ours(error):
+            raise
         findings.line(f"{shown(name)}: damaged ({error}).")
 
 

@@ -27,6 +27,8 @@ _STORE = text("""
       artifact_id uuid, task_id uuid, name text, file text, file_name text, content_type text,
       size bigint, url text, text text, at timestamptz)
     join status on status.uuid = r.task_id and status.deleted_at is null
+    order by r.task_id
+    for share of status
     on conflict (uuid) do nothing
 """)
 
@@ -56,7 +58,7 @@ async def by_link(
     now: datetime,
 ) -> Artifact:  # fmt: skip
     """The artifact a signed link names. Raises LinkExpired for any other link."""
-    genuine = hmac.compare_digest(_signature(uuid, expires, settings), signature)
+    genuine = hmac.compare_digest(_signature(uuid, expires, settings).encode(), signature.encode())
     if not genuine or expires < now.timestamp():
         raise LinkExpired
     artifact = await session.get(Artifact, uuid)

@@ -1,10 +1,11 @@
 """What goes over the wire to and from user_tasks."""
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 LifecycleState = Literal["Pending", "In Progress", "Retrying", "Succeeded", "Failed", "Canceled"]
 LARGEST = 2**62
@@ -16,7 +17,27 @@ def without_nul(value: str) -> str:
     return value
 
 
+def storable(value: Any) -> Any:
+    """The same JSON without what PostgreSQL's jsonb refuses, so that a failure is always told."""
+    if isinstance(value, dict):
+        return {storable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, str):
+        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return whole.replace("\x00", "\ufffd")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return str(value)
+    return value
+
+
 Text = Annotated[str, AfterValidator(without_nul)]
+Moment = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 12, 30, tzinfo=UTC)),
+]
 
 
 class Lifecycle(BaseModel):
@@ -24,9 +45,9 @@ class Lifecycle(BaseModel):
 
     task_id: UUID
     state: LifecycleState
-    at: datetime
+    at: Moment
     attempt: int = Field(default=1, ge=1, le=LARGEST)
-    error: dict[str, Any] | None = None
+    error: Annotated[dict[str, Any], AfterValidator(storable)] | None = None
     user: Annotated[Text, Field(min_length=1, max_length=255)]
     name: Annotated[Text, Field(max_length=255)]
     task_class: Annotated[Text, Field(max_length=1000)]
@@ -40,7 +61,7 @@ class ProgressReport(BaseModel):
 
     task_id: UUID
     attempt: int = Field(ge=1, le=LARGEST)
-    at: datetime
+    at: Moment
     completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
     total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
     stage: Annotated[Text, Field(max_length=128)] | None = None
@@ -58,7 +79,7 @@ class ArtifactReport(BaseModel):
     content_type: Annotated[Text, Field(max_length=255)] | None = None
     text: Text = ""
     url: Text = ""
-    at: datetime
+    at: Moment
 
 
 class ArtifactView(BaseModel):

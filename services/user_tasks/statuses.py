@@ -32,7 +32,7 @@ _CREATE = text("""
 
 _LOCK = text("""
     select uuid, state, attempts, completed_steps, total_steps, stage, error, created, modified,
-           started_at, finished_at
+           started_at, finished_at, reported_at
     from status where uuid = any(cast(:ids as uuid[])) order by uuid for update
 """)
 
@@ -40,10 +40,11 @@ _STORE = text("""
     update status set state = r.state, attempts = r.attempts, stage = r.stage,
                       completed_steps = r.completed_steps, error = r.error, created = r.created,
                       modified = r.modified, started_at = r.started_at,
-                      finished_at = r.finished_at
+                      finished_at = r.finished_at, reported_at = r.reported_at
     from jsonb_to_recordset(cast(:rows as jsonb)) as r (
       uuid uuid, state text, attempts bigint, stage text, completed_steps bigint, error jsonb,
-      created timestamptz, modified timestamptz, started_at timestamptz, finished_at timestamptz)
+      created timestamptz, modified timestamptz, started_at timestamptz, finished_at timestamptz,
+      reported_at timestamptz)
     where status.uuid = r.uuid
 """)
 
@@ -74,8 +75,8 @@ def apply(row: dict[str, Any], piece: Lifecycle) -> bool:
     if piece.attempt > row["attempts"]:
         row["attempts"] = piece.attempt
         if not state.final:
-            # Steps and stage told of the attempt before.
-            row["completed_steps"], row["stage"] = 0, None
+            # Steps, stage and the newest report told of the attempt before.
+            row["completed_steps"], row["stage"], row["reported_at"] = 0, None, None
     if news is State.IN_PROGRESS:
         row["started_at"] = min(row["started_at"] or piece.at, piece.at)
     row["modified"] = max(row["modified"], piece.at)
@@ -142,7 +143,8 @@ async def cancel(session: AsyncSession, uuid: UUID, *, caller: Caller, now: date
     """
     status = await get(session, uuid, caller=caller, lock=True)
     if not status.state.final:
-        status.state, status.finished_at, status.modified = State.CANCELED, now, now
+        status.state, status.finished_at = State.CANCELED, now
+        status.modified = max(status.modified, now)
         await _stop_work(session, status, caller)
     return status
 

@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.libraries.archive import (
+from services.libraries.archive import write_archive
+from services.libraries.archive_contents import (
     ArchivedCollection,
     ArchivedEntity,
     ArchivedMedia,
     ArchivedVersion,
     Manifest,
-    Names,
-    slug,
-    toml_string,
-    write_archive,
 )
-from services.libraries.archive_reading import UNKNOWN_TIME, read_archive
+from services.libraries.archive_names import Names, slug
+from services.libraries.archive_reading import read_archive
+from services.libraries.archive_tables import UNKNOWN_TIME
+from services.libraries.archive_toml import toml_string
 
 SAMPLE = Path("tests/libraries/data/upstream_small.zip")
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -18,11 +18,12 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from services.libraries import backup, collections, components, containers, entities, media
-from services.libraries.archive import OLX_PATH, ArchivedEntity
+from services.libraries.archive_contents import OLX_PATH, ArchivedEntity
 from services.libraries.archive_reading import read_archive
-from services.libraries.backup import ContentMissing, backup_library, file_name
+from services.libraries.backup import backup_library, file_name
 from services.libraries.components import NewComponent
 from services.libraries.errors import LibraryTaskUnknown
+from services.libraries.exporting import ContentMissing
 from services.libraries.models import Library
 from services.libraries.publishing import publish_all
 from services.libraries.states import Kind

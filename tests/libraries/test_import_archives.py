@@ -226,7 +226,11 @@ def damaged() -> dict[str, bytes]:
     broken[1024 + 20] ^= 0xFF  # the second header no longer matches its check sum
     middle = bytearray(good_zip)
     middle[40] ^= 0xFF
+    shifted = bytearray(good_zip)
+    at = shifted.rfind(b"PK\x05\x06") + 16
+    struct.pack_into("<L", shifted, at, struct.unpack_from("<L", shifted, at)[0] + 100)
     return {
+        "shifted zip": bytes(shifted),
         "text": b"hello",
         "empty": b"",
         "cut zip": good_zip[:-30],

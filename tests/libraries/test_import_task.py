@@ -14,7 +14,8 @@ from sqlalchemy import text
 from services.libraries import components, entities, importing, olx_trees
 from services.libraries.entries import ArchiveRefused, Folder, read
 from services.libraries.errors import LimitReached
-from services.libraries.importing import Report, UploadRefused, import_library
+from services.libraries.import_reports import Report
+from services.libraries.importing import UploadRefused, import_library
 from services.libraries.models import Library
 from shared import outbox
 from shared.database import Database
