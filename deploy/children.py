@@ -68,18 +68,35 @@ class Child:
         temporary.write_text(json.dumps({"pid": process.pid, "started": started}))
         temporary.replace(self.record)
 
-    def stop(self, number: int = signal.SIGTERM) -> bool:
-        """Ask it to end, insist after a while. False when it was not running."""
+    def ask_to_stop(self, number: int = signal.SIGTERM) -> bool:
+        """Send it a signal. False when it was not running."""
         process = self.process()
-        if process is not None:
-            process.send_signal(number)
-            try:
-                process.wait(STOP_SECONDS)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+        if process is None:
+            self.record.unlink(missing_ok=True)
+            return False
+        process.send_signal(number)
+        return True
+
+    def wait_until_stopped(self) -> None:
+        """Wait for its end, insist after a while."""
+        if not self._ended(STOP_SECONDS) and (process := self.process()) is not None:
+            process.kill()
+            self._ended(STOP_SECONDS)
         self.record.unlink(missing_ok=True)
-        return process is not None
+
+    def stop(self, number: int = signal.SIGTERM) -> bool:
+        """Ask it to end and wait for that. False when it was not running."""
+        was_running = self.ask_to_stop(number)
+        if was_running:
+            self.wait_until_stopped()
+        return was_running
+
+    def _ended(self, seconds: float) -> bool:
+        # Not psutil's own wait: the pid stays until init reaps it, long after the process ended.
+        limit = time.monotonic() + seconds
+        while self.process() is not None and time.monotonic() < limit:
+            time.sleep(0.02)
+        return self.process() is None
 
     def last_words(self) -> str:
         """One line that says what happened, from its log."""

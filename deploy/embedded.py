@@ -141,8 +141,12 @@ def up(suite: Suite, tell: Tell) -> None:
 def down(suite: Suite, tell: Tell) -> None:
     """Stop exactly what `up` started; the data stays."""
     with _alone(suite):
-        for name in reversed(["postgres", "redis", *suite.names[len(suite.store_names) :]]):
-            if suite.child(name).stop(_stop_signal(name)):
+        workers = [f"{service}-worker" for service in paths.prefixes()]
+        # Each group may still need the next one while it stops.
+        for group in (workers, ["web"], ["redis", "postgres"]):
+            stopping = [name for name in group if suite.child(name).ask_to_stop(_stop_signal(name))]
+            for name in stopping:
+                suite.child(name).wait_until_stopped()
                 tell(f"stopped  {name}")
 
 

@@ -8,12 +8,13 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import TypeAdapter
 from sqlmodel import col
 
 from services.user_tasks import artifacts, statuses
 from services.user_tasks.errors import ArtifactUnknown
 from services.user_tasks.models import Status
-from services.user_tasks.schemas import StatusView
+from services.user_tasks.schemas import Moment, StatusView
 from services.user_tasks.settings import Settings
 from services.user_tasks.states import State
 from services.user_tasks.views import artifact_json, status_json, status_view
@@ -26,6 +27,7 @@ from shared.problems import Forbidden, MethodNotAllowed
 router = APIRouter(tags=["user tasks"])
 V0, V1 = "/api/tasks/v0", "/api/tasks/v1"
 ROWS = 500
+MOMENT = TypeAdapter[datetime](Moment)
 
 
 def settings_of(request: Request) -> Settings:
@@ -188,7 +190,7 @@ def _position(after: str | None) -> tuple[datetime, UUID] | None:
         return None
     created, uuid = read_cursor(after, 2)
     try:
-        return datetime.fromisoformat(created), UUID(uuid)
+        return MOMENT.validate_python(datetime.fromisoformat(created)), UUID(uuid)
     except (TypeError, ValueError, AttributeError):
         read_cursor("", 2)
         raise
@@ -213,6 +215,11 @@ def _options(allowed: str) -> Response:
 async def task_options(request: Request, caller: CallerDep) -> Response:
     one = "uuid" in request.path_params
     return _options("GET, DELETE, HEAD, OPTIONS" if one else "GET, HEAD, OPTIONS")
+
+
+@router.options(f"{V0}/tasks/{{uuid}}/cancel/", include_in_schema=False)
+async def cancel_options(request: Request, caller: CallerDep) -> Response:
+    return _options("POST, OPTIONS")
 
 
 @router.options(f"{V0}/artifacts/", include_in_schema=False)

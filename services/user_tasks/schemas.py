@@ -17,6 +17,11 @@ def without_nul(value: str) -> str:
     return value
 
 
+def printable(value: str | None) -> str | None:
+    """A content type only if it can be sent as a header."""
+    return value if value and value.isascii() and value.isprintable() else None
+
+
 def storable(value: Any) -> Any:
     """The same JSON without what PostgreSQL's jsonb refuses, so that a failure is always told."""
     if isinstance(value, dict):
@@ -76,7 +81,7 @@ class ArtifactReport(BaseModel):
     file: Annotated[Text, Field(max_length=1000)] | None = None
     file_name: Annotated[Text, Field(max_length=255)] | None = None
     size: int | None = Field(default=None, ge=0, le=LARGEST)
-    content_type: Annotated[Text, Field(max_length=255)] | None = None
+    content_type: Annotated[str | None, AfterValidator(printable), Field(max_length=255)] = None
     text: Text = ""
     url: Text = ""
     at: Moment

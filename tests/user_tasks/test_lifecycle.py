@@ -1,6 +1,7 @@
 """News of tasks' lives. contract: user_tasks §4.5"""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -177,7 +178,7 @@ async def test_unprintable_failures_are_still_failures(session: AsyncSession) ->
 
 
 async def test_many_tasks_in_one_delivery(session: AsyncSession) -> None:
-    other = make_news().task_id.__class__(int=8)
+    other = UUID(int=8)
     news = [
         make_news(state="Succeeded", at=later(2)),
         make_news(task_id=other, state="In Progress", at=later(1)),
