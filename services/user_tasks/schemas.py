@@ -81,7 +81,9 @@ class ArtifactReport(BaseModel):
     file: Annotated[Text, Field(max_length=1000)] | None = None
     file_name: Annotated[Text, Field(max_length=255)] | None = None
     size: int | None = Field(default=None, ge=0, le=LARGEST)
-    content_type: Annotated[str | None, AfterValidator(printable), Field(max_length=255)] = None
+    content_type: Annotated[
+        Annotated[str, Field(max_length=255)] | None, AfterValidator(printable)
+    ] = None
     text: Text = ""
     url: Text = ""
     at: Moment

@@ -336,7 +336,7 @@ async def test_an_expired_link_is_refused(
 async def test_a_forged_link_is_refused(
     task: FastAPI, http: httpx.AsyncClient, signature: str
 ) -> None:
-    forged = {"expires": int(time.time()) + 60, "signature": signature}
+    forged: dict[str, Any] = {"expires": int(time.time()) + 60, "signature": signature}
 
     answer = await http.get(f"{RESULT_URL}file", params=forged, headers=OWNER)
 
