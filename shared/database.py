@@ -84,7 +84,7 @@ SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
 
 
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:
-    """Run a plain, quick function whenever this session commits."""
+    """Run a plain, quick function whenever the given session commits."""
     event.listen(session.sync_session, "after_commit", lambda _: call())
 
 

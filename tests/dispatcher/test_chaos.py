@@ -205,3 +205,31 @@ def assert_outcomes(runs: list[Run], stored: list[Any]) -> None:
             assert starts.get(row.id, 0) <= 1
         if row.state == "completed":
             assert row.result == "done"
+
+
+async def test_nothing_is_lost_or_run_twice_when_redis_is_lost(
+    fleet: tuple[Processes, str], servers: Servers, tmp_path: Path
+) -> None:
+    started, origin = fleet
+    history = tmp_path / "history"
+    tasks = make_tasks(history, random.Random(7))[:150]
+    for number in range(2):
+        started.worker(f"worker-{number}", MODULE)
+    database = Database(servers.urls["dispatcher"])
+
+    dispatching = asyncio.create_task(dispatch_all(origin, tasks))
+    for _ in range(2):
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(servers.stores.kill_redis)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(servers.stores.start_redis)
+    await dispatching
+    await all_final(database)
+
+    stored = await rows(database)
+    await database.close()
+    assert [row.state for row in stored] == ["completed"] * len(tasks)
+    runs = read_history(history, {})
+    assert len(runs) == len(tasks)
+    assert_no_overlap(runs, stored)
+    assert_order_kept(runs, stored)
