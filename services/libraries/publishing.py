@@ -7,9 +7,12 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import branches
+from services.libraries.errors import Superseded
 from services.libraries.models import Library
 
 _LOCK = text("select id from library where id = :id for no key update")
+
+_HOLD = text("update library set fence = :fence where id = :id and fence <= :fence")
 
 _CHANGED = text("""
     select draft.entity_id, published.version_id as published, draft.version_id as draft
@@ -58,6 +61,18 @@ _RECORDS = text("""
 async def lock(session: AsyncSession, library: Library) -> None:
     """One publish, revert, bulk edit or delete of a library at a time; edits go on."""
     await (await session.connection()).execute(_LOCK, {"id": library.id})
+
+
+async def hold(session: AsyncSession, library: Library, fence: int) -> None:
+    """Lock the library for dispatched work that claimed it alone. Raises Superseded.
+
+    A worker that was given up while it slept still holds its old fence: once other work has
+    changed the library, its changes come too late.
+    """
+    connection = await session.connection()
+    held = await connection.execute(_HOLD, {"id": library.id, "fence": fence})
+    if held.rowcount == 0:
+        raise Superseded
 
 
 async def publish_all(

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from sqlalchemy import event, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import components, containers, entities, libraries, media, publishing
 from services.libraries.components import NewComponent
-from services.libraries.errors import BlockExists, LimitReached
+from services.libraries.errors import BlockExists, LimitReached, Superseded
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind
 from shared.database import Database
@@ -169,6 +170,17 @@ async def test_a_library_with_containers_can_be_deleted(
 
     for table in ("entity", "version", "draft", "published", "publish_log", "media"):
         assert await query(session, f"select count(*) from {table}") == [(0,)]
+
+
+async def test_work_that_lost_its_lock_comes_too_late(
+    session: AsyncSession, library: Library
+) -> None:
+    await publishing.hold(session, library, 7)
+    await publishing.hold(session, library, 7)
+    await publishing.hold(session, library, 9)
+
+    with pytest.raises(Superseded):
+        await publishing.hold(session, library, 8)
 
 
 @contextmanager

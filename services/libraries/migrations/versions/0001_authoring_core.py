@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("license", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("allow_public_learning", sa.Boolean(), nullable=False),
         sa.Column("allow_public_read", sa.Boolean(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
