@@ -26,18 +26,31 @@ _STORE = text("""
     from jsonb_to_recordset(cast(:rows as jsonb)) as r (
       artifact_id uuid, task_id uuid, name text, file text, file_name text, content_type text,
       size bigint, url text, text text, at timestamptz)
-    join status on status.uuid = r.task_id and status.deleted_at is null
-    order by r.task_id
-    for share of status
+    where not r.task_id = any(cast(:deleted as uuid[]))
     on conflict (uuid) do nothing
+""")
+
+# Shared locks: a delete of one of these tasks comes wholly before or wholly after.
+_DELETED = text("""
+    select uuid, deleted_at from status where uuid = any(cast(:ids as uuid[]))
+    order by uuid for share
 """)
 
 
 async def store(session: AsyncSession, reports: Sequence[ArtifactReport]) -> None:
-    """Keep results, each once however often it is told; those of unknown tasks are dropped."""
-    if reports:
-        rows = orjson.dumps([report.model_dump() for report in reports], default=str).decode()
-        await (await session.connection()).execute(_STORE, {"rows": rows})
+    """Keep results, each once however often it is told; those of deleted tasks are dropped.
+
+    A quick task's result may come before the news of the task itself: it is kept, and seen as
+    soon as the task is known.
+    """
+    if not reports:
+        return
+    connection = await session.connection()
+    ids = sorted({report.task_id for report in reports})
+    found = await connection.execute(_DELETED, {"ids": ids})
+    deleted = [row.uuid for row in found if row.deleted_at is not None]
+    rows = orjson.dumps([report.model_dump() for report in reports], default=str).decode()
+    await connection.execute(_STORE, {"rows": rows, "deleted": deleted})
 
 
 async def get(session: AsyncSession, uuid: UUID, *, caller: Caller) -> Artifact:

@@ -62,9 +62,8 @@ class Artifact(Base, table=True):
     """Something the work left: normally one of file, text and url."""
 
     uuid: UUID = Field(primary_key=True)
-    status_id: UUID = Field(
-        sa_column=Column(ForeignKey("status.uuid", ondelete="CASCADE"), index=True, nullable=False)
-    )
+    # No foreign key: a quick task's result may come before the news of the task.
+    status_id: UUID = Field(index=True)
     name: str = "Output"
     file: str | None = None
     file_name: str | None = None

@@ -112,7 +112,6 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.Column("modified", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["status_id"], ["status.uuid"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("uuid"),
     )
     op.create_index(
