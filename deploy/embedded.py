@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import redis
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,8 +35,19 @@ LEAST_SPACE = 300 * 1024 * 1024
 ROOT = Path(__file__).parents[1]
 # Everything that ever lies in a data folder; nothing else in it is ours to remove.
 OURS = frozenset(
-    ("demo", "lock", "logs", "objects", "ports.json", "postgres", "run", "secrets.json")
-    + ("postgres.unfinished", "ports.new", "secrets.new")
+    [
+        "demo",
+        "lock",
+        "logs",
+        "objects",
+        "ports.json",
+        "ports.new",
+        "postgres",
+        "postgres.unfinished",
+        "run",
+        "secrets.json",
+        "secrets.new",
+    ]
 )
 # What one's own servers, a full disk or a broken setting may answer: told in one line.
 KNOWN = (
@@ -229,7 +241,7 @@ def clean(suite: Suite, tell: Tell) -> None:
         return
     _refuse_foreign(suite)
     with _alone(suite):
-        _stop(suite, suite.names + ["postgres", "redis"], tell)
+        _stop(suite, [*suite.names, "postgres", "redis"], tell)
         home = stores.postgres_home(suite.folder)
         if not home.is_relative_to(suite.folder):
             shutil.rmtree(home.parent, ignore_errors=True)
@@ -274,7 +286,10 @@ def _refuse_trouble(suite: Suite) -> None:
     for folder in {suite.folder, stores.postgres_home(suite.folder).parent}:
         free = shutil.disk_usage(folder).free
         if free < LEAST_SPACE:
-            raise CannotStart(f"The disk of {folder} is full: {free // 2**20} MiB are left.")
+            raise CannotStart(
+                f"The disk of {folder} is full: {free // 2**20} MiB are left, "
+                f"{LEAST_SPACE // 2**20} are needed."
+            )
 
 
 def _refuse_port(port: int) -> None:
@@ -309,10 +324,24 @@ def _start_stores(suite: Suite, started: list[str], tell: Tell) -> dict[str, str
             child.start(stores.redis_command(suite.folder, port, password))
         _wait(suite, name)
         tell(f"started  {name:<24} 127.0.0.1:{port}")
-    urls = create_databases(suite.database_url)
+    _ask_own_redis(suite)
+    try:
+        urls = create_databases(suite.database_url)
+    except KNOWN as error:
+        raise CannotStart(f"PostgreSQL refuses to work: {one_line(error)}") from error
     for service, url in urls.items():
         upgrade_one(service, url)
     return dict(urls)
+
+
+def _ask_own_redis(suite: Suite) -> None:
+    if "redis" in suite.store_names:
+        return
+    try:
+        with redis.Redis.from_url(suite.redis_url, socket_timeout=3) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise CannotStart(f"The Redis of REDIS_URL refuses to work: {one_line(error)}") from error
 
 
 def _start_services(
