@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
+import orjson
 import structlog
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import (
@@ -44,6 +45,8 @@ from shared.settings import ServiceName
 log = structlog.get_logger("outbox")
 
 BATCH = 500
+# Well below the limit of a body, whatever one payload more brings.
+MOST_BYTES = 4 * 1024 * 1024
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 
 
@@ -180,7 +183,7 @@ class Relay:
         # The rows stay locked while they are posted, so that other relays pass over them;
         # nobody ever waits for these locks, and a killed relay gives them back at once.
         async with self._sessions.begin() as session:
-            rows = (await session.exec(_oldest(receiver))).all()
+            rows = _fitting((await session.exec(_oldest(receiver))).all())
             if not rows:
                 return 0
             try:
@@ -226,6 +229,16 @@ def _oldest(receiver: str) -> Any:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
+
+
+def _fitting(rows: Sequence[Any]) -> Sequence[Any]:
+    """As many of the oldest as fit into one request; the first one always."""
+    size = 0
+    for place, row in enumerate(rows):
+        size += len(orjson.dumps(row.payload))
+        if place and size > MOST_BYTES:
+            return rows[:place]
+    return rows
 
 
 async def _settle(session: AsyncSession, rows: Sequence[Any], receipt: Receipt) -> None:

@@ -45,10 +45,10 @@ class ServiceSettings(BaseSettings):
     max_upload_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
     worker_concurrency: int = Field(default=10, ge=1, le=1000)
     worker_port: int = Field(default=0, ge=0, le=65535)
-    worker_heartbeat_seconds: float = Field(default=5.0, gt=0)
+    worker_heartbeat_seconds: float = Field(default=4.0, gt=0)
     # How long a worker goes on without the dispatcher: shorter than the dispatcher's own limit,
     # so that a run has stopped before its locks are given away.
-    worker_silence_seconds: float = Field(default=15.0, gt=0)
+    worker_silence_seconds: float = Field(default=10.0, gt=0)
     worker_grace_seconds: float = Field(default=30.0, ge=0)
     outbox_poll_seconds: float = Field(default=1.0, gt=0)
 

@@ -174,9 +174,12 @@ class TaskRunner:
         loop = asyncio.get_running_loop()
         heard = loop.time()
         while True:
+            began = loop.time()
             try:
-                await self._beat(context)
-                heard = loop.time()
+                # Bounded, so that silence is noticed in time however a connection hangs.
+                async with asyncio.timeout(context.settings.worker_heartbeat_seconds):
+                    await self._beat(context)
+                heard = began
             except Unavailable as problem:
                 log.warning("runner.dispatcher_away", why=problem.detail)
             except Exception:  # Heartbeats go on whatever one of them met.

@@ -52,7 +52,7 @@ def fleet(clean: Servers, tmp_path: Path) -> Iterator[tuple[Processes, str]]:
     environment = {
         "LYCEUM_ORIGIN_URL": origin,
         "LYCEUM_WORKER_HEARTBEAT_SECONDS": "0.5",
-        "LYCEUM_WORKER_SILENCE_SECONDS": "2.5",
+        "LYCEUM_WORKER_SILENCE_SECONDS": "1.5",
         "LYCEUM_WORKER_GRACE_SECONDS": "2",
         "DISPATCHER_WORKER_TTL_SECONDS": "3",
         "DISPATCHER_SWEEP_SECONDS": "0.5",

@@ -124,6 +124,19 @@ async def test_a_refused_note_is_kept_with_the_reason_and_holds_up_nothing(
     assert [tuple(row) for row in kept] == [("on_bad", "never")]
 
 
+async def test_large_notes_go_in_several_requests(
+    database: Database, relay: Relay, receiver: Receiver
+) -> None:
+    async with database.sessions.begin() as session:
+        large = [{"n": n, "text": "x" * 1_500_000} for n in range(5)]
+        await outbox.send_many(session, "user_tasks", "on_x", large)
+
+    sizes = [await relay.deliver() for _ in range(3)]
+
+    assert sizes == [2, 2, 1]
+    assert [payload["n"] for payload in receiver.taken] == [0, 1, 2, 3, 4]
+
+
 async def test_several_relays_deliver_each_note_once(
     database: Database, receiver: Receiver
 ) -> None:
