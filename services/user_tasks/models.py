@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Text
 from sqlalchemy import text as sql
 from sqlmodel import Field, SQLModel
 
@@ -30,7 +30,13 @@ class Status(Base, table=True):
         default=None,
         sa_column=Column(ForeignKey("status.uuid", ondelete="CASCADE"), index=True, nullable=True),
     )
+    # The top of its tree; its own id for a task that stands alone.
+    root_id: UUID = Field(index=True)
     is_container: bool = False
+    # chain, group or chord, for containers.
+    kind: str | None = None
+    # How many direct children a container will have, known from its first mention.
+    members: int | None = None
     task_class: str
     task_type: str = ""
     name: str
@@ -39,6 +45,12 @@ class Status(Base, table=True):
     completed_steps: int = Field(default=0, sa_type=BigInteger)
     total_steps: int = Field(sa_type=BigInteger)
     attempts: int = Field(default=1, sa_type=BigInteger)
+    # Steps per second of this attempt, weighted towards the newest, and when it was measured.
+    rate: float | None = None
+    rate_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, sa_column=Column(Json, nullable=False, server_default="{}")
+    )
     error: dict[str, Any] | None = Field(default=None, sa_type=Json)
     created: datetime = Field(sa_type=UTCDateTime)
     modified: datetime = Field(sa_type=UTCDateTime)
@@ -54,6 +66,19 @@ class Status(Base, table=True):
             "status_live",
             "state",
             postgresql_where=sql("state not in ('Succeeded', 'Failed', 'Canceled')"),
+        ),
+        Index(
+            "status_purge",
+            "modified",
+            postgresql_where=sql(
+                "parent_id is null and state in ('Succeeded', 'Failed', 'Canceled')"
+            ),
+        ),
+        Index(
+            "status_duration",
+            "task_type",
+            sql("finished_at desc"),
+            postgresql_where=sql("state = 'Succeeded' and not is_container"),
         ),
     )
 
@@ -75,3 +100,46 @@ class Artifact(Base, table=True):
     modified: datetime = Field(sa_type=UTCDateTime)
 
     __table_args__ = (Index("artifact_newest", sql("created desc"), sql("uuid desc")),)
+
+
+class Stage(Base, table=True):
+    """What a job said it was doing, and since when."""
+
+    id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(), primary_key=True))
+    status_id: UUID = Field(
+        sa_column=Column(ForeignKey("status.uuid", ondelete="CASCADE"), index=True, nullable=False)
+    )
+    attempt: int = Field(sa_type=BigInteger)
+    stage: str
+    at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Watcher(Base, table=True):
+    """Somebody besides the owner who may see a task and follow it."""
+
+    status_id: UUID = Field(
+        sa_column=Column(ForeignKey("status.uuid", ondelete="CASCADE"), primary_key=True)
+    )
+    username: str = Field(primary_key=True, index=True)
+    added_by: str
+    created: datetime = Field(sa_type=UTCDateTime)
+
+
+class Event(Base, table=True):
+    """A change of a user task, for those who follow it; ids are given in the order of commits."""
+
+    id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
+    status_id: UUID
+    root_id: UUID
+    user: str
+    kind: str
+    payload: dict[str, Any] = Field(sa_type=Json)
+    at: datetime = Field(sa_type=UTCDateTime, index=True)
+
+    __table_args__ = (
+        Index("event_of_status", "status_id", "id"),
+        Index("event_of_root", "root_id", "id"),
+        Index("event_of_user", "user", "id"),
+    )
