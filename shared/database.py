@@ -83,6 +83,15 @@ async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
 SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
 
 
+async def driver(session: AsyncSession) -> Any:
+    """The asyncpg connection under this session's transaction, for the paths that run per task.
+
+    Only after a first statement through the session itself, which begins the transaction.
+    """
+    connection = await session.connection()
+    return (await connection.get_raw_connection()).driver_connection
+
+
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:
     """Run a plain, quick function whenever the given session commits."""
     event.listen(session.sync_session, "after_commit", lambda _: call())

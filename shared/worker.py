@@ -55,6 +55,8 @@ class WorkerContext:
     files: Files
     queue: Queue
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    # While set, jobs are left in the queue for other workers.
+    full: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def sessions(self) -> Sessions:
@@ -129,12 +131,21 @@ async def _let_go(worker: ArqWorker) -> None:
     await worker.pool.aclose(close_connection_pool=True)
 
 
+class _Worker(ArqWorker):
+    """Takes jobs only while its process has room for what they bring."""
+
+    async def _poll_iteration(self) -> None:
+        context: WorkerContext = self.ctx["lyceum"]
+        self.allow_pick_jobs = not context.full.is_set()
+        await super()._poll_iteration()
+
+
 def _arq_worker(spec: WorkerSpec, context: WorkerContext) -> ArqWorker:
     functions = [
         func(_guarded(job, context), name=job.__name__, timeout=LONGEST_JOB, max_tries=TRIES)  # type: ignore[arg-type]
         for job in spec.jobs or [_nothing]
     ]
-    return ArqWorker(
+    return _Worker(
         functions=functions,
         queue_name=context.settings.queue,
         redis_settings=redis_settings(context.settings.redis_url),

@@ -1,96 +1,98 @@
 """How our own services call the dispatcher. Clients written for Pulp use `api_pulp`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+from pydantic import TypeAdapter
 
-from services.dispatcher import runs, workers
-from services.dispatcher.errors import TaskUnknown
-from services.dispatcher.models import Task
-from services.dispatcher.pushing import push_after_commit
+from services.dispatcher import assigning, explaining, runs, workers
 from services.dispatcher.schemas import (
-    FinishAnswer,
-    FinishReport,
+    Exchange,
+    ExchangeAnswer,
     Heartbeat,
     HeartbeatAnswer,
-    StartAnswer,
-    StartReport,
+    ImmediateAnswer,
+    ImmediateRequest,
     TaskRequest,
     TaskView,
 )
+from services.dispatcher.waking import push_after_commit
 from shared.callers import ServiceDep
 from shared.database import SessionDep, utc_now
 
 router = APIRouter(prefix="/api/dispatcher/v1", tags=["services"])
 MOST = 1000
+EXCHANGE_ANSWER = TypeAdapter(ExchangeAnswer)
 
 
-@router.post("/tasks", status_code=202)
+@router.post("/tasks", status_code=202, response_model=list[UUID])
 async def dispatch_tasks(
     request: Request,
     service: ServiceDep,
     tasks: Annotated[list[TaskRequest], Body(max_length=MOST)],
-) -> list[UUID]:
+) -> Response:
     """Accept tasks. Once answered, each will reach exactly one final state.
 
     Sent again with the same ids, nothing is stored twice.
     """
-    accepted: list[UUID] = await request.app.state.accepting.add(tasks)
-    return accepted
+    accepted: Sequence[UUID] = await request.app.state.accepting.add(tasks)
+    return _json([str(task_id) for task_id in accepted], 202)
 
 
-@router.post("/starts")
-async def start_tasks(
-    request: Request,
-    service: ServiceDep,
-    reports: Annotated[list[StartReport], Body(max_length=MOST)],
-) -> list[StartAnswer]:
-    """A worker asks whether it may run these. Without a fence it may not."""
-    answers: list[StartAnswer] = await request.app.state.starting.add(reports)
-    return answers
+@router.post("/tasks/immediate")
+async def dispatch_immediately(
+    request: ImmediateRequest, service: ServiceDep, session: SessionDep
+) -> ImmediateAnswer:
+    """Accept a task and run it in the calling process, if its resources are free."""
+    answer = await assigning.run_immediately(session, request, now=utc_now())
+    if answer.known:
+        answer.task = await explaining.view(session, request.task.id)
+    return answer
 
 
-@router.post("/finishes")
-async def finish_tasks(
-    request: Request,
-    service: ServiceDep,
-    reports: Annotated[list[FinishReport], Body(max_length=MOST)],
-) -> list[FinishAnswer]:
-    """A worker reports ends; resources are free when this is answered."""
-    answers: list[FinishAnswer] = await request.app.state.finishing.add(reports)
-    return answers
+@router.get("/tasks/{task_id}")
+async def show_task(task_id: UUID, service: ServiceDep, session: SessionDep) -> TaskView:
+    """One task as services see it; while it waits, what for."""
+    return await explaining.view(session, task_id)
 
 
-@router.get("/tasks/{task_id}", response_model=TaskView)
-async def show_task(task_id: UUID, service: ServiceDep, session: SessionDep) -> Task:
-    """One task as services see it."""
-    task = await session.get(Task, task_id)
-    if task is None:
-        raise TaskUnknown()
-    return task
-
-
-@router.post("/tasks/{task_id}/cancel", response_model=TaskView)
-async def cancel_task(task_id: UUID, service: ServiceDep, session: SessionDep) -> Task:
+@router.post("/tasks/{task_id}/cancel")
+async def cancel_task(task_id: UUID, service: ServiceDep, session: SessionDep) -> TaskView:
     """Ask a task to stop; one that has ended stays as it is."""
     running = await runs.cancel(session, [task_id], now=utc_now())
     push_after_commit(session, running)
-    task = await session.get(Task, task_id)
-    if task is None:
-        raise TaskUnknown()
-    return task
+    return await explaining.view(session, task_id)
+
+
+@router.post("/workers/{worker_id}/exchange", response_model=ExchangeAnswer)
+async def exchange(
+    request: Request, worker_id: UUID, exchange: Exchange, service: ServiceDep
+) -> Response:
+    """A worker reports ends and takes as many ready tasks as it has room for.
+
+    When this is answered, the resources of what ended are free and the new runs are its own.
+    """
+    answers = await request.app.state.exchanging.add([(worker_id, exchange)])
+    return _json(EXCHANGE_ANSWER.dump_python(answers[0], mode="json"))
 
 
 @router.post("/workers/{worker_id}/heartbeat")
 async def take_heartbeat(
     worker_id: UUID, report: Heartbeat, service: ServiceDep, session: SessionDep
 ) -> HeartbeatAnswer:
-    """A worker is alive."""
+    """A process is alive."""
     return await workers.heartbeat(session, worker_id, report, now=utc_now())
 
 
 @router.post("/workers/{worker_id}/leave", status_code=204)
 async def leave(worker_id: UUID, service: ServiceDep, session: SessionDep) -> None:
-    """A worker stops in good order."""
+    """A process stops in good order."""
     await workers.leave(session, worker_id)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")

@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse, Response
 from services.dispatcher import runs, searching
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.models import Task
-from services.dispatcher.pushing import push_after_commit
 from services.dispatcher.states import State
 from services.dispatcher.views import full, minimal, selected
+from services.dispatcher.waking import push_after_commit
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
 from shared.paging import windowed

@@ -2,21 +2,16 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import httpx
 from fastapi import FastAPI
 
-from services.dispatcher import api, api_pulp, runs
+from services.dispatcher import api, api_pulp, assigning, runs
 from services.dispatcher.arrivals import Arrivals
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.pushing import pushing
-from services.dispatcher.schemas import (
-    FinishAnswer,
-    FinishReport,
-    StartAnswer,
-    StartReport,
-    TaskRequest,
-)
+from services.dispatcher.schemas import Exchange, ExchangeAnswer, TaskRequest
 from services.dispatcher.settings import Settings
 from shared.app import create_service_app
 
@@ -24,15 +19,12 @@ from shared.app import create_service_app
 @contextlib.asynccontextmanager
 async def collecting(app: FastAPI) -> AsyncIterator[None]:
     """Callers that come at the same time share a transaction."""
-    sessions, wake = app.state.database.sessions, app.state.pusher.wake
-    app.state.accepting = Arrivals[TaskRequest, object](sessions, runs.accept_each, wake)
-    app.state.starting = Arrivals[StartReport, StartAnswer](sessions, runs.start, _nothing)
-    app.state.finishing = Arrivals[FinishReport, FinishAnswer](sessions, runs.finish, wake)
+    sessions = app.state.database.sessions
+    app.state.accepting = Arrivals[TaskRequest, UUID](sessions, runs.accept_each)
+    app.state.exchanging = Arrivals[tuple[UUID, Exchange], ExchangeAnswer](
+        sessions, assigning.exchange
+    )
     yield
-
-
-def _nothing() -> None:
-    """A start makes nothing ready."""
 
 
 def create_app(

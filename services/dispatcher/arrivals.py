@@ -15,16 +15,14 @@ class Arrivals(Generic[Item, Answer]):
     """Collects items while one transaction is under way, then handles them in the next.
 
     `store` answers each item, in order. A caller returns after the commit that holds its items.
-    When a transaction fails, all whose items were in it get its error; nothing was stored.
+    When a transaction of several callers fails, each is tried alone: only the one whose items
+    are at fault gets the error.
     """
 
     def __init__(
-        self,
-        sessions: Sessions,
-        store: Callable[..., Awaitable[Sequence[Answer]]],
-        after: Callable[[], None],
+        self, sessions: Sessions, store: Callable[..., Awaitable[Sequence[Answer]]]
     ) -> None:
-        self._sessions, self._store, self._after = sessions, store, after
+        self._sessions, self._store = sessions, store
         self._waiting: list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = []
         self._busy = False
 
@@ -45,11 +43,13 @@ class Arrivals(Generic[Item, Answer]):
             self._busy = False
 
     def _take(self) -> list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]]:
-        taken: list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = []
-        size = 0
-        while self._waiting and (not taken or size + len(self._waiting[0][0]) <= MOST):
-            taken.append(self._waiting.pop(0))
-            size += len(taken[-1][0])
+        size = count = 0
+        for items, _ in self._waiting:
+            size += len(items)
+            if count and size > MOST:
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
     async def _one_batch(
@@ -59,12 +59,13 @@ class Arrivals(Generic[Item, Answer]):
         try:
             async with self._sessions.begin() as session:
                 answers = await self._store(session, items, now=utc_now())
-        except Exception as error:  # Every caller gets it; the next batch is not to blame.
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+        except Exception as error:  # The callers get it; the next batch is not to blame.
+            if len(batch) > 1:
+                for one in batch:
+                    await self._one_batch([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
             return
-        self._after()
         position = 0
         for group, future in batch:
             if not future.done():

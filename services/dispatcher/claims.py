@@ -2,7 +2,11 @@
 
 Every function here needs the dispatcher's lock (`serialized`): positions are given and grants
 are decided by one transaction at a time. That is what makes the rule simple enough to trust,
-and it is fast because each transaction handles everything that arrived together.
+and it is fast because each transaction handles everything that arrived together, with one
+statement for each step.
+
+The granted claims of a resource always stand before the waiting ones. So when one leaves, only
+the first waiting claim decides, however long the queue is.
 """
 
 from collections.abc import Sequence
@@ -11,6 +15,9 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.waking import wake_later
+from shared.database import driver
 
 LOCK = 7120042
 
@@ -21,103 +28,135 @@ async def serialized(session: AsyncSession) -> None:
     await connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
 
 
-_ENQUEUE = text("""
-    insert into claim (resource, seq, exclusive, granted)
-    select c.resource, task.seq, c.exclusive, false
-    from jsonb_to_recordset(cast(:claims as jsonb)) as c (id uuid, resource text, exclusive boolean)
-    join task on task.id = c.id
-    where task.seq = any(cast(:seqs as bigint[]))
-""")
+# $1 is a JSON array of tasks in their order. A claim is granted when nothing conflicting stands
+# before it: neither in the table, where everything is earlier, nor in this batch.
+ACCEPT = """
+with asked as materialized (
+  select * from jsonb_to_recordset($1::jsonb) as r (
+    place int, id uuid, name text, queue text, arguments jsonb, username text, logging_cid text,
+    parent_id uuid, group_id uuid, chain_id uuid, dependent boolean, immediate boolean,
+    deferred boolean, versions jsonb, requirement_id int, profile_options text[],
+    exclusive text[], shared text[], reserved text[], user_task jsonb, repeatable boolean,
+    lease_seconds float, wait_seconds float)
+  where not exists (select from task where task.id = r.id)
+), placed as materialized (
+  select nextval(pg_get_serial_sequence('task', 'seq')) as seq, ordered.*
+  from (select * from asked order by place) as ordered
+), wish as (
+  select seq, unnest(exclusive) as resource, true as exclusive from placed
+  union all
+  select seq, unnest(shared), false from placed
+), judged as materialized (
+  select seq, resource, exclusive,
+         case when exclusive
+           then count(*) over before = 0
+                and not exists (select from claim where claim.resource = wish.resource)
+           else not coalesce(bool_or(exclusive) over before, false)
+                and not exists (
+                  select from claim where claim.resource = wish.resource and claim.exclusive)
+         end as granted
+  from wish
+  window before as (
+    partition by resource order by seq rows between unbounded preceding and 1 preceding)
+), stored as (
+  insert into claim (resource, seq, exclusive, granted)
+  select resource, seq, exclusive, granted from judged
+), waits as (
+  select seq, count(*) filter (where not granted)::int as claims from judged group by seq
+)
+insert into task (
+  id, seq, state, name, queue, arguments, username, logging_cid, parent_id, group_id, chain_id,
+  dependent, immediate, deferred, versions, requirement_id, profile_options, owned, reserved,
+  user_task, repeatable, attempt, blocked_by, created_at, updated_at, unblocked_at,
+  lease_seconds, started_at, fence, expires_at)
+overriding system value
+select
+  id, placed.seq, case when granted_lease then 'running' else 'waiting' end, name, queue,
+  arguments, username, logging_cid, parent_id, group_id, chain_id, dependent, immediate,
+  deferred, versions, requirement_id, profile_options, true, reserved, user_task, repeatable,
+  1, claims, $2, $2, case when claims = 0 then $2::timestamptz end,
+  lease_seconds,
+  case when granted_lease then $2::timestamptz end,
+  case when granted_lease then nextval('fence_seq') end,
+  $2::timestamptz + make_interval(
+    secs => case when granted_lease then lease_seconds else wait_seconds end)
+from placed join waits using (seq)
+cross join lateral (select claims = 0 and lease_seconds is not null as granted_lease) as lease
+returning id, queue, blocked_by
+"""
 
-# Two separate look-ups, each one probe of its own index however long the queue is.
-_GRANT_NEW = text("""
-    update claim set granted = true
-    where seq = any(cast(:seqs as bigint[]))
-      and case
-        when exclusive then not exists (
-          select from claim earlier
-          where earlier.resource = claim.resource and earlier.seq < claim.seq)
-        else not exists (
-          select from claim earlier
-          where earlier.resource = claim.resource and earlier.seq < claim.seq
-            and earlier.exclusive)
-      end
-""")
 
-_COUNT_BLOCKED = text("""
-    update task set blocked_by = waits.claims,
-                    unblocked_at = case when waits.claims = 0 then cast(:now as timestamptz) end
-    from (select seq, count(*) filter (where not granted) as claims
-          from claim where seq = any(cast(:seqs as bigint[])) group by seq) as waits
-    where task.seq = waits.seq
-""")
+async def enqueue(session: AsyncSession, tasks: str, *, now: datetime) -> Sequence[Any]:
+    """Store tasks at the end of their resources' queues; known ids are passed over.
 
-
-async def enqueue(
-    session: AsyncSession, claims: str, seqs: Sequence[int], *, now: datetime
-) -> None:
-    """Put new tasks at the end of their resources' queues and grant what nothing stands before.
-
-    `claims` is a JSON array of {id, resource, exclusive}. contract: dispatcher §3.1
+    Returns (id, queue, blocked_by) of those that are new. contract: dispatcher §3.1
     """
-    connection = await session.connection()
-    await connection.execute(_ENQUEUE, {"claims": claims, "seqs": list(seqs)})
-    await connection.execute(_GRANT_NEW, {"seqs": list(seqs)})
-    await connection.execute(_COUNT_BLOCKED, {"seqs": list(seqs), "now": now})
+    rows: Sequence[Any] = await (await driver(session)).fetch(ACCEPT, tasks, now)
+    wake_later(session, {row["queue"] for row in rows if row["blocked_by"] == 0})
+    return rows
 
 
-_LEAVE = text("delete from claim where seq = any(cast(:seqs as bigint[])) returning resource")
-
-_GRANT_NEXT = text("""
-    with freed as (
-      select distinct unnest(cast(:resources as text[])) as resource
-    ), turn as (
-      select freed.resource,
-             head.seq as head, head.exclusive, head.granted,
-             coalesce(writer.seq, 9223372036854775807) as writer
-      from freed
-      cross join lateral (
-        select seq, exclusive, granted from claim
-        where claim.resource = freed.resource order by seq limit 1) as head
-      left join lateral (
-        select seq from claim
-        where claim.resource = freed.resource and claim.exclusive
-        order by seq limit 1) as writer on true
-    ), granted as (
-      select resource, head as seq from turn where exclusive and not granted
-      union all
-      select turn.resource, reader.seq
-      from turn cross join lateral (
-        select seq from claim
-        where claim.resource = turn.resource and not claim.granted and claim.seq < turn.writer
-      ) as reader
-      where not turn.exclusive
-    )
-    update claim set granted = true from granted
-    where claim.resource = granted.resource and claim.seq = granted.seq
-    returning claim.seq
-""")
-
-_UNBLOCK = text("""
-    update task set blocked_by = blocked_by - turn.claims,
-                    unblocked_at = case when blocked_by = turn.claims
-                                        then cast(:now as timestamptz) end
-    from (select seq, count(*) as claims
-          from unnest(cast(:seqs as bigint[])) as seq group by seq) as turn
-    where task.seq = turn.seq
-""")
+RELEASE = """
+with gone as (
+  delete from claim where seq = any($1::bigint[]) returning resource
+), freed as (
+  select distinct resource from gone
+), turn as (
+  select freed.resource, head.seq, head.exclusive
+  from freed cross join lateral (
+    select seq, exclusive from claim
+    where claim.resource = freed.resource and not granted and seq <> all($1)
+    order by seq limit 1) as head
+), next as (
+  select resource, seq from turn
+  where exclusive and not exists (
+    select from claim
+    where claim.resource = turn.resource and granted and seq <> all($1))
+  union all
+  select turn.resource, reader.seq
+  from turn
+  left join lateral (
+    select seq from claim
+    where claim.resource = turn.resource and exclusive and not granted and seq <> all($1)
+    order by seq limit 1) as writer on true
+  cross join lateral (
+    select seq from claim
+    where claim.resource = turn.resource and not granted and seq <> all($1)
+      and (writer.seq is null or claim.seq < writer.seq)) as reader
+  where not turn.exclusive and not exists (
+    select from claim
+    where claim.resource = turn.resource and granted and exclusive and seq <> all($1))
+), granted as (
+  update claim set granted = true from next
+  where claim.resource = next.resource and claim.seq = next.seq
+  returning claim.seq
+), turns as (
+  select seq, count(*)::int as claims from granted group by seq
+)
+update task set
+  blocked_by = blocked_by - claims,
+  unblocked_at = case when blocked_by = claims then $2::timestamptz end,
+  state = case when granted_lease then 'running' else state end,
+  updated_at = case when granted_lease then $2 else updated_at end,
+  started_at = case when granted_lease then $2 else started_at end,
+  fence = case when granted_lease then nextval('fence_seq') else fence end,
+  expires_at = case when granted_lease then $2 + make_interval(secs => leased) else expires_at end
+from (
+  select turns.seq, claims, lease_seconds as leased,
+         lease_seconds is not null and blocked_by = claims as granted_lease
+  from turns join task using (seq)) as freed_task
+where task.seq = freed_task.seq
+returning queue, blocked_by
+"""
 
 
 async def release(session: AsyncSession, seqs: Sequence[int], *, now: datetime) -> None:
-    """Take ended tasks out of their queues; those whose turn it now is become ready."""
+    """Take ended tasks out of their queues; those whose turn it now is become ready.
+
+    A lease whose last claim is granted is running from that moment.
+    """
     if not seqs:
         return
-    connection = await session.connection()
-    left = await connection.execute(_LEAVE, {"seqs": list(seqs)})
-    resources: list[Any] = sorted(set(left.scalars()))
-    if not resources:
-        return
-    granted = await connection.execute(_GRANT_NEXT, {"resources": resources})
-    turns = list(granted.scalars())
-    if turns:
-        await connection.execute(_UNBLOCK, {"seqs": turns, "now": now})
+    rows = await (await driver(session)).fetch(RELEASE, list(seqs), now)
+    # Queues of leases have no workers: those who wait for one hear of it by the same wake-up.
+    wake_later(session, {row["queue"] for row in rows if row["blocked_by"] == 0})

@@ -39,7 +39,7 @@ def make_request(
         exclusive=list(exclusive),
         shared=list(shared),
         username=caller.username if caller else None,
-        logging_cid=str(context.get("request_id") or ""),
+        logging_cid=str(context.get("request_id") or ids.new_id().hex),
         parent_id=context.get("task_id"),
         repeatable=repeatable,
         user_task=user_task,

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import runs
-from services.dispatcher.pushing import push_after_commit
 from services.dispatcher.schemas import TaskRequest
+from services.dispatcher.waking import push_after_commit
 from shared.database import utc_now
 from shared.outbox import NoteHandler
 
@@ -24,7 +24,6 @@ async def on_dispatch(session: AsyncSession, payloads: list[dict[str, Any]]) -> 
     """Services asked for tasks."""
     requests = [TaskRequest.model_validate(payload) for payload in payloads]
     await runs.accept(session, requests, now=utc_now())
-    push_after_commit(session)
 
 
 async def on_cancel_requested(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:

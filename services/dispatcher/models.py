@@ -71,7 +71,6 @@ class Task(Base, table=True):
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
     unblocked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
-    pushed_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     # A repeated run begins no earlier than this.
@@ -86,16 +85,6 @@ class Task(Base, table=True):
         Index("task_created", "created_at", "id"),
         Index("task_owner", "username", "created_at"),
         Index("task_name", "name", "created_at"),
-        Index(
-            "task_unpushed",
-            "seq",
-            postgresql_where=text("state = 'waiting' and blocked_by = 0 and pushed_at is null"),
-        ),
-        Index(
-            "task_unstarted",
-            "pushed_at",
-            postgresql_where=text("state = 'waiting' and blocked_by = 0"),
-        ),
         Index(
             "task_ready",
             "queue",
@@ -120,7 +109,7 @@ class Task(Base, table=True):
             "task_of_chain",
             "chain_id",
             "seq",
-            postgresql_where=text("chain_id is not null and state = 'waiting'"),
+            postgresql_where=text("chain_id is not null"),
         ),
         Index(
             "task_ended",

@@ -1,58 +1,63 @@
-"""Handing ready tasks to their owners' queues.
+"""Waking the workers of queues in which tasks became ready, and what is swept regularly.
 
-Redis only carries. A task stays ready in the database until a worker has started it, so a push
-that was lost, with Redis or with this process, is made again.
+Redis only carries wake-ups: a worker then takes what is ready by an exchange with the dispatcher.
+A wake-up that was lost, with Redis or with this process, is sent again while tasks stay ready.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
 from fastapi import FastAPI
-from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import runs, workers
 from services.dispatcher.settings import Settings
-from shared.database import Sessions, after_commit, remember, utc_now
+from services.dispatcher.waking import CANCEL_CHANNEL
+from shared import ids
+from shared.database import Sessions, driver, remember, utc_now
 from shared.loops import end, wait_for_news
 from shared.problems import Unavailable
 from shared.queue import Queue
 
 log = structlog.get_logger("dispatcher")
 
-BATCH = 200
-CANCEL_CHANNEL = "lyceum:cancel"
+WAKE_UP = "take_work"
+LEFT = timedelta(seconds=1)
+PAUSE_SECONDS = 0.5
 
-_UNPUSHED = text("""
-    select id, queue, name, arguments, attempt, username from task
-    where state = 'waiting' and blocked_by = 0 and pushed_at is null
-    order by seq limit :batch for update skip locked
-""")
-_PUSHED = text("update task set pushed_at = :now where id = any(cast(:ids as uuid[]))")
-_FORGOTTEN = text("""
-    update task set pushed_at = null
-    where id in (
-      select id from task
-      where state = 'waiting' and blocked_by = 0 and pushed_at < :limit
-      order by pushed_at limit :batch for update skip locked)
-""")
+# Hops from queue to queue over the index of ready tasks, however many there are.
+_LEFT_READY = """
+with recursive waiting as (
+  (select queue from task
+   where state = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null
+   order by queue limit 1)
+  union all
+  select (select task.queue from task
+          where state = 'waiting' and blocked_by = 0 and lease_seconds is null
+            and retry_at is null and task.queue > waiting.queue
+          order by task.queue limit 1)
+  from waiting where waiting.queue is not null
+)
+select queue from waiting where queue is not null
+"""
 
 
 class Pusher:
-    """Pushes what became ready, soon after the commit that made it so."""
+    """Wakes workers soon after the commit that made something ready."""
 
     def __init__(self, sessions: Sessions, queue: Queue, settings: Settings) -> None:
         self._sessions, self._queue, self._settings = sessions, queue, settings
         self._news = asyncio.Event()
+        self._waking: set[str] = set()
         self._telling: set[asyncio.Task[None]] = set()
 
-    def wake(self) -> None:
-        """Something may have become ready."""
+    def wake(self, queues: Iterable[str]) -> None:
+        """Something became ready in these queues."""
+        self._waking.update(queues)
         self._news.set()
 
     def tell_soon(self, ids: list[UUID]) -> None:
@@ -62,28 +67,15 @@ class Pusher:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
-    async def push(self) -> int:
-        """Push up to one batch. Returns how many were ready. Raises Unavailable without Redis."""
-        async with self._sessions.begin() as session:
-            connection = await session.connection()
-            ready = (await connection.execute(_UNPUSHED, {"batch": BATCH})).all()
-            await asyncio.gather(*(self._hand_over(row) for row in ready))
-            if ready:
-                ids = [row.id for row in ready]
-                await connection.execute(_PUSHED, {"ids": ids, "now": utc_now()})
-        return len(ready)
-
-    async def _hand_over(self, row: Any) -> None:
-        await self._queue.push(
-            row.queue,
-            "run_task",
-            job_id=f"task:{row.id}:{row.attempt}",
-            task_id=str(row.id),
-            function_name=row.name.removeprefix(f"{row.queue}."),
-            arguments=row.arguments,
-            attempt=row.attempt,
-            username=row.username,
-        )
+    async def push(self) -> None:
+        """One wake-up for each queue with news. Raises Unavailable without Redis."""
+        queues, self._waking = self._waking, set()
+        try:
+            for queue in sorted(queues):
+                await self._queue.push(queue, WAKE_UP, job_id=f"wake:{ids.new_id()}")
+                queues.discard(queue)
+        finally:
+            self._waking |= queues
 
     async def tell_to_cancel(self, ids: list[UUID]) -> None:
         """Tell the workers of running tasks at once; if Redis is away, their heartbeat will."""
@@ -94,22 +86,19 @@ class Pusher:
 
     async def run(self) -> None:
         while True:
+            await wait_for_news(self._news, self._settings.sweep_seconds)
             self._news.clear()
             try:
-                while await self.push() == BATCH:
-                    pass
+                await self.push()
             except Unavailable as problem:
-                log.warning("dispatcher.push_waits", why=problem.detail)
-                await asyncio.sleep(0.5)
-                continue
+                log.warning("dispatcher.wake_up_waits", why=problem.detail)
+                await asyncio.sleep(PAUSE_SECONDS)
             except Exception:  # The pusher outlives any outage of its stores.
-                log.exception("dispatcher.push_failed")
-                await asyncio.sleep(0.5)
-                continue
-            await wait_for_news(self._news, self._settings.sweep_seconds)
+                log.exception("dispatcher.wake_up_failed")
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def sweep(self) -> None:
-        """Give up lost workers, and push again what was pushed long ago and never started."""
+        """Give up lost workers, repeat what is due, and wake queues that were not heard."""
         now = utc_now()
         async with self._sessions.begin() as session:
             await workers.forgive_own_absence(session, now=now, ttl=self._settings.worker_ttl)
@@ -122,8 +111,8 @@ class Pusher:
         for worker_id in lost:
             log.warning("dispatcher.worker_lost", worker=str(worker_id))
         async with self._sessions.begin() as session:
-            await forget_unstarted(session, before=now - self._settings.repush_after)
-        self.wake()
+            await runs.repeat_due(session, now=now)
+            self.wake(await queues_left_ready(session))
 
     async def sweep_for_ever(self) -> None:
         while True:
@@ -134,23 +123,16 @@ class Pusher:
             await asyncio.sleep(self._settings.sweep_seconds)
 
 
-def push_after_commit(session: AsyncSession, canceling: list[UUID] | None = None) -> None:
-    """When this transaction is committed, push what it made ready and tell whom it canceled."""
-    pusher: Pusher | None = session.info.get("pusher")
-    if pusher is not None:
-        after_commit(session, pusher.wake)
-        after_commit(session, lambda: pusher.tell_soon(canceling or []))
-
-
-async def forget_unstarted(session: AsyncSession, *, before: datetime) -> None:
-    """Let tasks that were pushed before this moment, and not started since, be pushed again."""
-    connection = await session.connection()
-    await connection.execute(_FORGOTTEN, {"limit": before, "batch": 1000})
+async def queues_left_ready(session: AsyncSession) -> list[str]:
+    """Queues in which tasks are ready."""
+    await session.connection()
+    rows = await (await driver(session)).fetch(_LEFT_READY)
+    return [row["queue"] for row in rows]
 
 
 @contextlib.asynccontextmanager
 async def pushing(app: FastAPI) -> AsyncIterator[None]:
-    """Push and sweep while the web process lives."""
+    """Wake and sweep while the web process lives."""
     pusher = Pusher(app.state.database.sessions, app.state.queue, app.state.settings)
     app.state.pusher = pusher
     remember(app.state.database.sessions, "pusher", pusher)

@@ -1,33 +1,33 @@
-"""The life of a task: accepted, started, ended, canceled, or lost with its worker.
+"""The life of a task: accepted, ended, canceled, or lost with its worker.
 
 All functions take many tasks at once and use a fixed number of statements. Each change of
 state is one conditional update, so that of two that race exactly one counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import claims
+from services.dispatcher import claims, requirements
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.schemas import (
     FinishAnswer,
     FinishReport,
-    StartAnswer,
-    StartReport,
     TaskRequest,
 )
-from services.dispatcher.states import FINAL, USER_STATES, State
-from services.user_tasks import client as user_tasks
-from services.user_tasks.schemas import Lifecycle
+from services.dispatcher.states import FINAL, State
+from services.dispatcher.telling import TOLD, tell, tell_accepted
+from services.dispatcher.waking import wake_later
+from shared.database import driver
 
 DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 WORKER_MISSING = "Worker has gone missing."
+CHAIN_BROKEN = "A task before it in its chain did not complete."
 
 
 def _json(value: Any) -> str:
@@ -35,20 +35,7 @@ def _json(value: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
-_TOLD = "id, seq, state, name, username, user_task, attempt, error, parent_id"
-
-_ACCEPT = text("""
-    insert into task (id, state, name, queue, arguments, username, logging_cid, parent_id, reserved,
-                      user_task, repeatable, attempt, blocked_by, created_at, updated_at)
-    select r.id, 'waiting', r.name, r.queue, r.arguments, r.username, r.logging_cid, r.parent_id,
-           r.reserved, r.user_task, r.repeatable, 1, 0, :now, :now
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
-      place integer, id uuid, name text, queue text, arguments jsonb, username text,
-      logging_cid text, parent_id uuid, reserved text[], user_task jsonb, repeatable boolean)
-    order by r.place
-    on conflict (id) do nothing
-    returning id, seq
-""")
+_TOLD = ", ".join(f"task.{name}" for name in TOLD.split(", "))
 
 
 async def accept(
@@ -61,21 +48,16 @@ async def accept(
     if not requests:
         return []
     await claims.serialized(session)
-    wanted = {request.id: claimed(request) for request in requests}
-    rows = [_row(place, request, wanted[request.id]) for place, request in enumerate(requests)]
-    connection = await session.connection()
-    stored = await connection.execute(_ACCEPT, {"rows": _json(rows), "now": now})
-    seqs: dict[UUID, int] = {row.id: row.seq for row in stored}
-    if not seqs:
-        return []
-    queued = [
-        {"id": task_id, "resource": resource, "exclusive": exclusive}
-        for task_id in seqs
-        for resource, exclusive in wanted[task_id].items()
-    ]
-    await claims.enqueue(session, _json(queued), list(seqs.values()), now=now)
-    await _tell_accepted(session, [request for request in requests if request.id in seqs], now)
-    return list(seqs)
+    by_id: dict[UUID, TaskRequest] = {}
+    for request in requests:
+        by_id.setdefault(request.id, request)
+    numbers = await requirements.numbers(session, [request.versions for request in requests])
+    rows = [_row(place, request, numbers) for place, request in enumerate(by_id.values())]
+    stored = await claims.enqueue(session, _json(rows), now=now)
+    new = [row["id"] for row in stored]
+    await tell_accepted(session, [by_id[task_id] for task_id in new], now)
+    await _cancel_broken(session, [by_id[task_id] for task_id in new], now)
+    return new
 
 
 async def accept_each(
@@ -97,10 +79,11 @@ def claimed(request: TaskRequest) -> dict[str, bool]:
     }
 
 
-def _row(place: int, request: TaskRequest, wanted: dict[str, bool]) -> dict[str, Any]:
+def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[str, Any]:
+    wanted = claimed(request)
     exclusive = [resource for resource, alone in wanted.items() if alone]
-    shared = [f"shared:{name}" for name in request.shared if not wanted[name]]
-    domain = [] if wanted[DOMAIN] else [f"shared:{DOMAIN}"]
+    shared = [resource for resource, alone in wanted.items() if not alone]
+    written = [name for name in shared if name != DOMAIN] + [DOMAIN] * (not wanted[DOMAIN])
     return {
         "place": place,
         "id": request.id,
@@ -110,98 +93,95 @@ def _row(place: int, request: TaskRequest, wanted: dict[str, bool]) -> dict[str,
         "username": request.username,
         "logging_cid": request.logging_cid,
         "parent_id": request.parent_id,
-        "reserved": list(dict.fromkeys(exclusive + shared + domain)),
+        "group_id": request.group_id,
+        "chain_id": request.chain_id,
+        "dependent": request.dependent,
+        "immediate": request.immediate,
+        "deferred": request.deferred,
+        "versions": request.versions,
+        "requirement_id": numbers[requirements.canonical(request.versions)]
+        if request.versions
+        else requirements.NONE,
+        "profile_options": request.profile_options,
+        "exclusive": exclusive,
+        "shared": shared,
+        "reserved": exclusive + [f"shared:{name}" for name in written],
         "user_task": request.user_task and request.user_task.model_dump(),
         "repeatable": request.repeatable,
+        "lease_seconds": request.lease_seconds,
+        "wait_seconds": request.wait_seconds,
     }
 
 
-_START = text(f"""
-    update task set state = 'running', started_at = coalesce(task.started_at, :now),
-                    updated_at = :now, fence = nextval('fence_seq'), worker_id = r.worker_id
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (task_id uuid, attempt int, worker_id uuid)
-    join worker on worker.id = r.worker_id
-    where task.id = r.task_id and task.attempt = r.attempt
-      and task.state = 'waiting' and task.blocked_by = 0
-    returning {", ".join(f"task.{name}" for name in _TOLD.split(", "))}, task.fence
-""")
+# A run that is to be repeated keeps its place and its resources.
+FINISH = f"""
+update task set
+  state = case when task.state = 'canceling' then 'canceled'
+               when r.state = 'retry' then 'waiting' else r.state end,
+  error = case when task.state = 'canceling' or r.state = 'retry' then null else r.error end,
+  result = case when task.state = 'canceling' or r.state = 'retry' then null else r.result end,
+  attempt = attempt + case when task.state <> 'canceling' and r.state = 'retry' then 1 else 0 end,
+  retry_at = case when task.state <> 'canceling' and r.state = 'retry' and r.retry_seconds > 0
+                  then $2::timestamptz + make_interval(secs => r.retry_seconds) end,
+  finished_at = case when task.state = 'canceling' or r.state <> 'retry' then $2::timestamptz end,
+  updated_at = $2, worker_id = null
+from jsonb_to_recordset($1::jsonb) as r (
+  task_id uuid, fence bigint, state text, error jsonb, result jsonb, retry_seconds float)
+where task.id = r.task_id and task.fence = r.fence and task.state in ('running', 'canceling')
+returning {_TOLD}
+"""
 
-_STARTED_BEFORE = text("""
-    select task.id, task.fence
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (task_id uuid, attempt int, worker_id uuid)
-    join task on task.id = r.task_id and task.attempt = r.attempt
-             and task.worker_id = r.worker_id and task.state = 'running'
-""")
+FINISHED_BEFORE = """
+select task.id
+from jsonb_to_recordset($1::jsonb) as r (task_id uuid, fence bigint)
+join task on task.id = r.task_id and task.fence = r.fence
+where task.state not in ('running', 'canceling')
+"""
 
 
-async def start(
-    session: AsyncSession, reports: Sequence[StartReport], *, now: datetime
-) -> list[StartAnswer]:
-    """Let each task be run by at most one worker, which gets the fence of its run.
+async def finish_all(
+    session: AsyncSession, reports: Sequence[FinishReport], *, now: datetime
+) -> list[FinishAnswer]:
+    """End runs and free their resources. A report with an old fence changes nothing.
 
-    No fence: the task is not ready, has ended, is canceled, or another worker has it. Asking
-    again with the same worker and attempt gives the same fence.
+    A task that was asked to cancel meanwhile ends canceled, whatever its run came to. Needs the
+    dispatcher's lock. contract: dispatcher §1.2 DI-01, DI-02
     """
+    if not reports:
+        return []
+    connection = await driver(session)
     rows = _json([report.model_dump() for report in reports])
-    connection = await session.connection()
-    before = await connection.execute(_STARTED_BEFORE, {"rows": rows})
-    fences: dict[UUID, int] = {row.id: row.fence for row in before}
-    started = (await connection.execute(_START, {"rows": rows, "now": now})).all()
-    fences |= {row.id: row.fence for row in started}
-    await _tell(session, started, now)
+    changed = await connection.fetch(FINISH, rows, now)
+    counted = {row["id"] for row in changed}
+    if len(counted) < len(reports):
+        counted |= {row["id"] for row in await connection.fetch(FINISHED_BEFORE, rows)}
+    again = [row for row in changed if row["state"] == State.WAITING]
+    await _end(session, [row for row in changed if row["state"] != State.WAITING], now)
+    await tell(session, again, now)
+    wake_later(session, {row["queue"] for row in again})
     return [
-        StartAnswer(task_id=report.task_id, fence=fences.get(report.task_id)) for report in reports
+        FinishAnswer(task_id=report.task_id, accepted=report.task_id in counted)
+        for report in reports
     ]
-
-
-_FINISH = text(f"""
-    update task set state = case when task.state = 'canceling' then 'canceled' else r.state end,
-                    error = case when task.state = 'canceling' then null else r.error end,
-                    result = case when task.state = 'canceling' then null else r.result end,
-                    finished_at = :now, updated_at = :now, worker_id = null
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
-      task_id uuid, fence bigint, state text, error jsonb, result jsonb)
-    where task.id = r.task_id and task.fence = r.fence
-      and task.state in ('running', 'canceling')
-    returning {", ".join(f"task.{name}" for name in _TOLD.split(", "))}
-""")
-
-_FINISHED_BEFORE = text("""
-    select task.id
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (task_id uuid, fence bigint, state text)
-    join task on task.id = r.task_id and task.fence = r.fence
-    where task.state in ('completed', 'failed', 'canceled')
-""")
 
 
 async def finish(
     session: AsyncSession, reports: Sequence[FinishReport], *, now: datetime
 ) -> list[FinishAnswer]:
-    """End runs and free their resources. A report with an old fence changes nothing.
-
-    A task that was asked to cancel meanwhile ends canceled, whatever its run came to.
-    contract: dispatcher §1.2 DI-01, DI-02
-    """
+    """As `finish_all`, taking the dispatcher's lock."""
     await claims.serialized(session)
-    rows = _json([report.model_dump() for report in reports])
-    connection = await session.connection()
-    before = await connection.execute(_FINISHED_BEFORE, {"rows": rows})
-    known = set(before.scalars())
-    ended = (await connection.execute(_FINISH, {"rows": rows, "now": now})).all()
-    await _end(session, ended, now)
-    known |= {row.id for row in ended}
-    return [
-        FinishAnswer(task_id=report.task_id, accepted=report.task_id in known) for report in reports
-    ]
+    return await finish_all(session, reports, now=now)
 
 
-_CANCEL = text(f"""
-    update task set state = case when state = 'waiting' then 'canceled' else 'canceling' end,
-                    finished_at = case when state = 'waiting' then cast(:now as timestamptz) end,
-                    updated_at = :now
-    where id = any(cast(:ids as uuid[])) and state in ('waiting', 'running', 'canceling')
-    returning {_TOLD}
-""")
+CANCEL = f"""
+update task set state = case when state = 'waiting' or lease_seconds is not null
+                             then 'canceled' else 'canceling' end,
+                finished_at = case when state = 'waiting' or lease_seconds is not null
+                                   then $2::timestamptz end,
+                retry_at = null, updated_at = $2
+where id = any($1::uuid[]) and state in ('waiting', 'running', 'canceling')
+returning {_TOLD}
+"""
 
 
 async def cancel(session: AsyncSession, ids: Iterable[UUID], *, now: datetime) -> list[UUID]:
@@ -210,29 +190,43 @@ async def cancel(session: AsyncSession, ids: Iterable[UUID], *, now: datetime) -
     Returns those whose runs must be told. contract: dispatcher §4.8
     """
     await claims.serialized(session)
-    connection = await session.connection()
-    rows = (await connection.execute(_CANCEL, {"ids": list(ids), "now": now})).all()
-    await _end(session, [row for row in rows if row.state == State.CANCELED], now)
-    return [row.id for row in rows if row.state == State.CANCELING]
+    rows = await (await driver(session)).fetch(CANCEL, list(ids), now)
+    await _end(session, [row for row in rows if row["state"] == State.CANCELED], now)
+    return [row["id"] for row in rows if row["state"] == State.CANCELING]
 
 
-_LOST = text("select id from worker where last_heartbeat < :limit order by id for update")
+_CANCEL_WAITING = f"""
+update task set state = 'canceled', error = $2, finished_at = $3, updated_at = $3, retry_at = null
+where id = any($1::uuid[]) and state = 'waiting'
+returning {_TOLD}
+"""
 
-_GIVE_UP = text(f"""
-    update task set
-      state = case when state = 'canceling' then 'canceled'
-                   when repeatable and attempt < :most then 'waiting'
-                   else 'failed' end,
-      error = case when state = 'running' and not (repeatable and attempt < :most)
-                   then cast(:missing as jsonb) end,
-      finished_at = case when state = 'running' and repeatable and attempt < :most then null
-                         else cast(:now as timestamptz) end,
-      attempt = case when state = 'running' and repeatable and attempt < :most
-                     then attempt + 1 else attempt end,
-      pushed_at = null, worker_id = null, fence = null, updated_at = :now
-    where worker_id = any(cast(:workers as uuid[])) and state in ('running', 'canceling')
-    returning {_TOLD}
-""")
+
+async def cancel_waiting(
+    session: AsyncSession, ids: Sequence[UUID], reason: str, now: datetime
+) -> None:
+    """End tasks that have not begun, and say why. Needs the dispatcher's lock."""
+    error = _json({"reason": reason})
+    rows = await (await driver(session)).fetch(_CANCEL_WAITING, list(ids), error, now)
+    await _end(session, rows, now)
+
+
+_LOST = "select id from worker where last_heartbeat < $1 order by id for update"
+
+GIVE_UP = f"""
+update task set
+  state = case when state = 'canceling' then 'canceled'
+               when repeatable and attempt < $3 then 'waiting'
+               else 'failed' end,
+  error = case when state = 'running' and not (repeatable and attempt < $3) then $4::jsonb end,
+  finished_at = case when state = 'running' and repeatable and attempt < $3 then null
+                     else $2::timestamptz end,
+  attempt = case when state = 'running' and repeatable and attempt < $3
+                 then attempt + 1 else attempt end,
+  worker_id = null, fence = null, updated_at = $2
+where worker_id = any($1::uuid[]) and state in ('running', 'canceling')
+returning {_TOLD}
+"""
 
 
 async def give_up_lost_workers(
@@ -244,19 +238,34 @@ async def give_up_lost_workers(
     Returns the workers given up. contract: dispatcher §4.7
     """
     await claims.serialized(session)
-    connection = await session.connection()
-    lost = list((await connection.execute(_LOST, {"limit": now - ttl})).scalars())
+    connection = await driver(session)
+    lost = [row["id"] for row in await connection.fetch(_LOST, now - ttl)]
     if not lost:
         return []
     missing = _json({"reason": WORKER_MISSING})
-    values = {"workers": lost, "now": now, "most": most_attempts, "missing": missing}
-    rows = (await connection.execute(_GIVE_UP, values)).all()
-    await _end(session, [row for row in rows if row.state != State.WAITING], now)
-    await _tell(session, [row for row in rows if row.state == State.WAITING], now)
-    await connection.execute(
-        text("delete from worker where id = any(cast(:ids as uuid[]))"), {"ids": lost}
-    )
+    rows = await connection.fetch(GIVE_UP, lost, now, most_attempts, missing)
+    again = [row for row in rows if row["state"] == State.WAITING]
+    await _end(session, [row for row in rows if row["state"] != State.WAITING], now)
+    await tell(session, again, now)
+    wake_later(session, {row["queue"] for row in again})
+    await connection.execute("delete from worker where id = any($1::uuid[])", lost)
     return lost
+
+
+_DUE = """
+update task set retry_at = null
+where id in (
+  select id from task where retry_at <= $1 order by retry_at limit 1000 for update skip locked)
+returning queue
+"""
+
+
+async def repeat_due(session: AsyncSession, *, now: datetime) -> None:
+    """Let runs whose pause is over begin again."""
+    await session.connection()
+    await claims.serialized(session)
+    rows = await (await driver(session)).fetch(_DUE, now)
+    wake_later(session, {row["queue"] for row in rows})
 
 
 async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
@@ -270,69 +279,46 @@ async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
         raise TaskUnknown()
     if State(state) not in FINAL:
         return False
-    await connection.execute(text("delete from task where id = :id"), {"id": task_id})
+    values = {"id": task_id}
+    await connection.execute(text("update task set parent_id = null where parent_id = :id"), values)
+    await connection.execute(text("delete from task where id = :id"), values)
     return True
 
 
-async def _end(session: AsyncSession, rows: Sequence[Row[Any]], now: datetime) -> None:
-    await claims.release(session, [row.seq for row in rows], now=now)
-    await _tell(session, rows, now)
+# In chains that are broken already; links of one chain may arrive apart from each other.
+_TOO_LATE = """
+select id from task
+where chain_id = any($1::uuid[]) and dependent and state = 'waiting' and exists (
+  select from task as other
+  where other.chain_id = task.chain_id and other.state in ('failed', 'canceled', 'canceling'))
+"""
 
 
-async def _tell_accepted(
+async def _cancel_broken(
     session: AsyncSession, requests: Sequence[TaskRequest], now: datetime
 ) -> None:
-    notes = [
-        _lifecycle(
-            request.id, State.WAITING, request.name, request.username,
-            request.user_task.model_dump(), 1, None, request.parent_id, now,
-        )
-        for request in requests
-        if request.user_task is not None
-    ]  # fmt: skip
-    await user_tasks.lifecycle_many(session, notes)
+    chains = {request.chain_id for request in requests if request.dependent and request.chain_id}
+    if chains:
+        rows = await (await driver(session)).fetch(_TOO_LATE, list(chains))
+        await cancel_waiting(session, [row["id"] for row in rows], CHAIN_BROKEN, now)
 
 
-async def _tell(session: AsyncSession, rows: Sequence[Row[Any]], now: datetime) -> None:
-    """Let the people's side know, in the same transaction as the change."""
-    notes = [
-        _lifecycle(
-            row.id, State(row.state), row.name, row.username,
-            row.user_task, row.attempt, row.error, row.parent_id, now,
-        )
+_DEPENDENTS = """
+select id from task where chain_id = any($1::uuid[]) and dependent and state = 'waiting'
+"""
+
+
+async def _end(session: AsyncSession, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    """Free what ended tasks held, tell of their ends, and cancel what depended on them."""
+    if not rows:
+        return
+    await claims.release(session, [row["seq"] for row in rows], now=now)
+    await tell(session, rows, now)
+    broken = {
+        row["chain_id"]
         for row in rows
-        if row.user_task is not None
-    ]  # fmt: skip
-    await user_tasks.lifecycle_many(session, notes)
-
-
-def _lifecycle(
-    task_id: UUID,
-    state: State,
-    name: str,
-    username: str | None,
-    spec: dict[str, Any],
-    attempt: int,
-    error: dict[str, Any] | None,
-    parent_id: UUID | None,
-    now: datetime,
-) -> Lifecycle:
-    repeated = state is State.WAITING and attempt > 1
-    message = (error or {}).get("description") or (error or {}).get("reason")
-    return Lifecycle.model_validate(
-        {
-            "task_id": task_id,
-            "state": "Retrying" if repeated else USER_STATES[state],
-            "at": now,
-            "attempt": attempt,
-            "error": {"code": (error or {}).get("code", "failed"), "message": message}
-            if message
-            else None,
-            "user": username,
-            "name": spec["name"],
-            "task_class": name,
-            "task_type": spec["task_type"],
-            "total_steps": spec["total_steps"],
-            "parent_id": None,
-        }
-    )
+        if row["chain_id"] is not None and row["state"] != State.COMPLETED
+    }
+    if broken:
+        dependents = await (await driver(session)).fetch(_DEPENDENTS, list(broken))
+        await cancel_waiting(session, [row["id"] for row in dependents], CHAIN_BROKEN, now)

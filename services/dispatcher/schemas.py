@@ -5,13 +5,20 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from packaging.version import InvalidVersion, Version
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from services.dispatcher.states import State
+from services.user_tasks.schemas import ContainerSpec
 
 MOST_RESOURCES = 1000
 LONGEST_NAME = 500
 LONGEST_ARGUMENTS = 1024 * 1024
+LONGEST_RETRY = 30 * 24 * 3600
+LARGEST = 2**62
+MOST_VERSIONS = 50
+MOST_RUNS = 1000
+MOST_LEVELS = 10
 
 
 def without_nul(value: str) -> str:
@@ -28,8 +35,9 @@ class UserTaskSpec(BaseModel):
     """How a task shows itself to the person it works for. contract: user_tasks §2.1"""
 
     name: Annotated[str, Field(max_length=255), AfterValidator(without_nul)]
-    total_steps: int = Field(default=1, ge=0)
-    task_type: str = Field(default="", max_length=128)
+    total_steps: int = Field(default=1, ge=0, le=LARGEST)
+    task_type: Annotated[str, Field(max_length=128), AfterValidator(without_nul)] = ""
+    containers: list[ContainerSpec] = Field(default=[], max_length=MOST_LEVELS)
 
 
 class TaskRequest(BaseModel):
@@ -42,11 +50,20 @@ class TaskRequest(BaseModel):
     exclusive: list[Resource] = Field(default=[], max_length=MOST_RESOURCES)
     shared: list[Resource] = Field(default=[], max_length=MOST_RESOURCES)
     username: Text | None = None
-    logging_cid: str = Field(default="", max_length=128)
+    logging_cid: Annotated[str, Field(max_length=128), AfterValidator(without_nul)] = ""
     parent_id: UUID | None = None
+    group_id: UUID | None = None
+    chain_id: UUID | None = None
+    dependent: bool = False
+    immediate: bool = False
+    deferred: bool = True
+    versions: dict[Text, Text] = Field(default={}, max_length=MOST_VERSIONS)
+    profile_options: list[Text] = Field(default=[], max_length=MOST_VERSIONS)
     repeatable: bool = False
     user_task: UserTaskSpec | None = None
-    created_at: datetime | None = None
+    lease_seconds: float | None = Field(default=None, gt=0, le=LONGEST_RETRY, allow_inf_nan=False)
+    # How long a lease may wait for its resources.
+    wait_seconds: float | None = Field(default=None, ge=0, le=LONGEST_RETRY, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def storable(self) -> Self:
@@ -59,11 +76,31 @@ class TaskRequest(BaseModel):
             raise ValueError("NUL characters are not allowed in arguments.")
         if self.user_task is not None and self.username is None:
             raise ValueError("A user task needs its user.")
+        if not (self.immediate or self.deferred):
+            raise ValueError("A task must be at least one of deferred and immediate.")
         return self
+
+    @field_validator("versions")
+    @classmethod
+    def comparable(cls, versions: dict[str, str]) -> dict[str, str]:
+        for label, version in versions.items():
+            try:
+                Version(version)
+            except InvalidVersion as error:
+                raise ValueError(f"{version} is not a version of {label}.") from error
+        return versions
 
     @property
     def name(self) -> str:
         return f"{self.queue}.{self.function}"
+
+
+class WaitingFor(BaseModel):
+    """Why a task has not started yet."""
+
+    resources: list[str] = []
+    versions: dict[str, str] = {}
+    worker: bool = False
 
 
 class TaskView(BaseModel):
@@ -77,31 +114,18 @@ class TaskView(BaseModel):
     finished_at: datetime | None
     error: dict[str, Any] | None
     result: Any
-
-
-class StartReport(BaseModel):
-    """A worker is about to run a task."""
-
-    task_id: UUID
-    attempt: int
-    worker_id: UUID
-
-
-class StartAnswer(BaseModel):
-    """Whether it may. Without a fence it must not run."""
-
-    task_id: UUID
-    fence: int | None
+    waiting_for: WaitingFor | None = None
 
 
 class FinishReport(BaseModel):
-    """A worker has ended a task."""
+    """A worker has ended a run. `retry`: it shall be run again, after `retry_seconds`."""
 
     task_id: UUID
-    fence: int
-    state: Literal["completed", "failed", "canceled"]
+    fence: int = Field(ge=0, le=LARGEST)
+    state: Literal["completed", "failed", "canceled", "retry"]
     result: Any = None
     error: dict[str, Any] | None = None
+    retry_seconds: float = Field(default=0, ge=0, le=LONGEST_RETRY, allow_inf_nan=False)
 
 
 class FinishAnswer(BaseModel):
@@ -111,12 +135,64 @@ class FinishAnswer(BaseModel):
     accepted: bool
 
 
+class Assignment(BaseModel):
+    """A run that this worker, and nobody else, may make now."""
+
+    task_id: UUID
+    attempt: int
+    fence: int
+    function: str
+    arguments: dict[str, Any]
+    username: str | None
+    logging_cid: str
+    group_id: UUID | None
+    immediate: bool
+    profile_options: list[str]
+
+
+class Exchange(BaseModel):
+    """A worker reports ends and takes as many new runs as it has room for.
+
+    `turn` grows with each exchange of a worker. After an exchange whose answer was lost, `holding`
+    names the runs it has, so that those it never heard of are given again.
+    """
+
+    turn: int = Field(ge=1, le=LARGEST)
+    room: int = Field(ge=0, le=MOST_RUNS)
+    ended: list[FinishReport] = Field(default=[], max_length=MOST_RUNS)
+    holding: list[UUID] | None = Field(default=None, max_length=2 * MOST_RUNS)
+
+
+class ExchangeAnswer(BaseModel):
+    """`known` is false for a worker that was given up: its runs are void, it must start over."""
+
+    known: bool
+    ended: list[FinishAnswer] = []
+    start: list[Assignment] = []
+
+
+class ImmediateRequest(BaseModel):
+    """A task to run at once in the calling process, which is registered as `worker_id`."""
+
+    task: TaskRequest
+    worker_id: UUID
+
+
+class ImmediateAnswer(BaseModel):
+    """`start` is there if the caller shall run it now."""
+
+    known: bool
+    task: TaskView | None = None
+    start: Assignment | None = None
+
+
 class Heartbeat(BaseModel):
-    """A worker is alive. The first one registers it."""
+    """A process is alive. The first one registers it."""
 
     name: Text
     queue: Text
-    versions: dict[str, str] = {}
+    app_type: Literal["worker", "api"] = "worker"
+    versions: dict[Text, Text] = Field(default={}, max_length=MOST_VERSIONS)
     first: bool = False
 
 

@@ -17,13 +17,8 @@ class Settings(ServiceSettings):
     service: Literal["dispatcher"] = "dispatcher"
     worker_ttl_seconds: float = Field(default=20.0, gt=0)
     sweep_seconds: float = Field(default=2.0, gt=0)
-    repush_seconds: float = Field(default=10.0, gt=0)
     most_attempts: int = Field(default=3, ge=1)
 
     @property
     def worker_ttl(self) -> timedelta:
         return timedelta(seconds=self.worker_ttl_seconds)
-
-    @property
-    def repush_after(self) -> timedelta:
-        return timedelta(seconds=self.repush_seconds)

@@ -1,21 +1,20 @@
-"""Which workers are alive, and what they are told when they say so."""
+"""Which processes are alive, and what they are told when they say so."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.dispatcher import claims, requirements
 from services.dispatcher.schemas import Heartbeat, HeartbeatAnswer
+from shared.database import driver
 
-_REGISTER = text("""
-    insert into worker (id, name, queue, versions, started_at, last_heartbeat)
-    values (:id, :name, :queue, cast(:versions as jsonb), :now, :now)
-    on conflict (id) do update set last_heartbeat = excluded.last_heartbeat
-""")
+_REGISTER = """
+insert into worker (id, app_type, name, queue, versions, meets, turn, started_at, last_heartbeat)
+values ($1, $2, $3, $4, $5::jsonb, $6::int[], 0, $7, $7)
+on conflict (id) do update set last_heartbeat = excluded.last_heartbeat
+"""
 _ALIVE = text("update worker set last_heartbeat = :now where id = :id")
 _HELD = text("""
     select id, state from task where worker_id = :id and state in ('running', 'canceling')
@@ -30,12 +29,9 @@ async def heartbeat(
     A worker that was given up is not known any more: only a first heartbeat registers one.
     """
     connection = await session.connection()
-    values: dict[str, Any] = {"id": worker_id, "now": now}
     if report.first:
-        versions = orjson.dumps(report.versions).decode()
-        values |= {"name": report.name, "queue": report.queue, "versions": versions}
-        await connection.execute(_REGISTER, values)
-    elif (await connection.execute(_ALIVE, values)).rowcount == 0:
+        await _register(session, worker_id, report, now)
+    elif (await connection.execute(_ALIVE, {"id": worker_id, "now": now})).rowcount == 0:
         return HeartbeatAnswer(known=False)
     held = (await connection.execute(_HELD, {"id": worker_id})).all()
     return HeartbeatAnswer(
@@ -43,6 +39,17 @@ async def heartbeat(
         running=[row.id for row in held if row.state == "running"],
         cancel=[row.id for row in held if row.state == "canceling"],
     )
+
+
+async def _register(
+    session: AsyncSession, worker_id: UUID, report: Heartbeat, now: datetime
+) -> None:
+    await claims.serialized(session)
+    met = await requirements.met_by(session, report.versions)
+    await (await driver(session)).execute(
+        _REGISTER, worker_id, report.app_type, report.name, report.queue,
+        requirements.canonical(report.versions), met, now,
+    )  # fmt: skip
 
 
 async def leave(session: AsyncSession, worker_id: UUID) -> None:
@@ -75,8 +82,3 @@ async def forgive_own_absence(session: AsyncSession, *, now: datetime, ttl: time
         return False
     await connection.execute(text("update worker set last_heartbeat = :now"), {"now": now})
     return True
-
-
-async def list_all(session: AsyncSession) -> Sequence[Any]:
-    connection = await session.connection()
-    return (await connection.execute(text("select * from worker order by started_at"))).all()

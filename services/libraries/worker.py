@@ -15,4 +15,4 @@ runner = TaskRunner(
         "publish_library": publish_library,
     }
 )
-SERVICE = WorkerSpec(settings=Settings, jobs=[runner.run_task], background=[runner.alive])
+SERVICE = WorkerSpec(settings=Settings, jobs=[runner.take_work], background=[runner.alive])

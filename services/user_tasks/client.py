@@ -20,8 +20,10 @@ from shared.clients import ServiceClients
 SERVICE = "user_tasks"
 
 
-async def lifecycle_many(session: AsyncSession, notes: Sequence[Lifecycle]) -> None:
-    """Tell, in this transaction, that tasks came into states."""
+async def lifecycle_many(
+    session: AsyncSession, notes: Sequence[Lifecycle | dict[str, Any]]
+) -> None:
+    """Tell, in this transaction, that tasks came into states (as Lifecycle or its JSON)."""
     await outbox.send_many(session, SERVICE, "on_lifecycle", notes)
 
 

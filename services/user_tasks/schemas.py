@@ -45,6 +45,16 @@ Moment = Annotated[
 ]
 
 
+class ContainerSpec(BaseModel):
+    """A chain, group or chord that holds tasks; every member's news carries its whole path."""
+
+    id: UUID
+    kind: Literal["chain", "group", "chord"]
+    name: Annotated[Text, Field(max_length=255)] = ""
+    members: int = Field(ge=0, le=LARGEST)
+    total_steps: int = Field(default=0, ge=0, le=LARGEST)
+
+
 class Lifecycle(BaseModel):
     """A task came into a state. Carries the whole description, so that any may come first."""
 
@@ -58,7 +68,7 @@ class Lifecycle(BaseModel):
     task_class: Annotated[Text, Field(max_length=1000)]
     task_type: Annotated[Text, Field(max_length=128)] = ""
     total_steps: int = Field(default=1, ge=0, le=LARGEST)
-    parent_id: UUID | None = None
+    containers: list[ContainerSpec] = Field(default=[], max_length=10)
 
 
 class ProgressReport(BaseModel):

@@ -19,10 +19,11 @@ from shared import outbox
 from shared.callers import Caller
 
 _CREATE = text("""
-    insert into status (uuid, root_id, "user", task_id, parent_id, is_container, task_class, task_type, name,
-                        state, completed_steps, total_steps, attempts, created, modified)
-    select distinct on (r.task_id) r.task_id, r.task_id, r."user", r.task_id::text, null, false, r.task_class,
-           r.task_type, r.name, 'Pending', 0, r.total_steps, 1, r.at, r.at
+    insert into status (uuid, root_id, "user", task_id, parent_id, is_container, task_class,
+                        task_type, name, state, completed_steps, total_steps, attempts, created,
+                        modified)
+    select distinct on (r.task_id) r.task_id, r.task_id, r."user", r.task_id::text, null, false,
+           r.task_class, r.task_type, r.name, 'Pending', 0, r.total_steps, 1, r.at, r.at
     from jsonb_to_recordset(cast(:rows as jsonb)) as r (
       task_id uuid, "user" text, task_class text, task_type text, name text,
       total_steps bigint, at timestamptz)

@@ -29,4 +29,4 @@ async def noop(task: TaskContext) -> None:
 
 
 runner = TaskRunner({"work": work, "noop": noop})
-SERVICE = WorkerSpec(settings=Settings, jobs=[runner.run_task], background=[runner.alive])
+SERVICE = WorkerSpec(settings=Settings, jobs=[runner.take_work], background=[runner.alive])

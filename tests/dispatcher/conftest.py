@@ -10,10 +10,10 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs, workers
+from services.dispatcher import assigning, claims, runs, workers
 from services.dispatcher.app import create_app
 from services.dispatcher.models import Task
-from services.dispatcher.schemas import FinishReport, Heartbeat, StartReport, TaskRequest
+from services.dispatcher.schemas import FinishReport, Heartbeat, TaskRequest
 from services.dispatcher.states import State
 from shared.database import Database
 from shared.testing import client, rolled_back, running
@@ -66,11 +66,11 @@ async def accept(session: AsyncSession, **overrides: Any) -> UUID:
     return request.id
 
 
-async def start(
-    session: AsyncSession, task_id: UUID, *, attempt: int = 1, worker: UUID = WORKER
-) -> int | None:
-    report = StartReport(task_id=task_id, attempt=attempt, worker_id=worker)
-    return (await runs.start(session, [report], now=NOON))[0].fence
+async def start(session: AsyncSession, task_id: UUID, *, worker: UUID = WORKER) -> int | None:
+    """The fence of a run, if the task was ready."""
+    await claims.serialized(session)
+    given = await assigning.start(session, worker, [task_id], now=NOON)
+    return given[0].fence if given else None
 
 
 async def finish(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import runs
-from services.dispatcher.schemas import FinishReport, StartReport
-from tests.dispatcher.conftest import NOON, WORKER, make_request, ready
+from services.dispatcher.schemas import FinishReport
+from tests.dispatcher.conftest import NOON, make_request, ready, start
 
 RESOURCES = "abc"
 
@@ -82,8 +82,7 @@ async def _start(session: AsyncSession, model: Model, index: int) -> None:
         return
     task = tasks[index % len(tasks)]
     may = task in model.ready()
-    report = StartReport(task_id=task, attempt=1, worker_id=WORKER)
-    fence = (await runs.start(session, [report], now=NOON))[0].fence
+    fence = await start(session, task)
     if task not in model.running:
         assert (fence is not None) is may
         if fence is not None:

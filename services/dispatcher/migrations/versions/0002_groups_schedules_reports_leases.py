@@ -203,6 +203,9 @@ def upgrade() -> None:
     op.add_column("task", sa.Column("retry_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("task", sa.Column("lease_seconds", sa.Float(), nullable=True))
     op.add_column("task", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
+    op.drop_index("task_unpushed", table_name="task")
+    op.drop_index("task_unstarted", table_name="task")
+    op.drop_column("task", "pushed_at")
     op.create_index(
         "task_ended",
         "task",
@@ -224,7 +227,7 @@ def upgrade() -> None:
         "task",
         ["chain_id", "seq"],
         unique=False,
-        postgresql_where=sa.text("chain_id is not null and state = 'waiting'"),
+        postgresql_where=sa.text("chain_id is not null"),
     )
     op.create_index(
         "task_of_group",
@@ -280,7 +283,7 @@ def downgrade() -> None:
     op.drop_index(
         "task_of_chain",
         table_name="task",
-        postgresql_where=sa.text("chain_id is not null and state = 'waiting'"),
+        postgresql_where=sa.text("chain_id is not null"),
     )
     op.drop_index(
         "task_expiring",
@@ -322,4 +325,17 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_rolegrant_username"), table_name="rolegrant")
     op.drop_index(op.f("ix_rolegrant_group_name"), table_name="rolegrant")
     op.drop_table("rolegrant")
+    op.add_column("task", sa.Column("pushed_at", sa.DateTime(timezone=True), nullable=True))
+    op.create_index(
+        "task_unpushed",
+        "task",
+        ["seq"],
+        postgresql_where=sa.text("state = 'waiting' and blocked_by = 0 and pushed_at is null"),
+    )
+    op.create_index(
+        "task_unstarted",
+        "task",
+        ["pushed_at"],
+        postgresql_where=sa.text("state = 'waiting' and blocked_by = 0"),
+    )
     op.drop_table("requirement")
