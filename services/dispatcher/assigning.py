@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import claims, runs
+from services.dispatcher import claims, runs, waking
 from services.dispatcher.schemas import (
     Assignment,
     Exchange,
@@ -18,7 +18,6 @@ from services.dispatcher.schemas import (
 )
 from services.dispatcher.states import State
 from services.dispatcher.telling import TOLD, tell
-from services.dispatcher.waking import wake_later
 from shared.database import driver
 
 NOT_FREE = "Resources temporarily unavailable."
@@ -92,9 +91,7 @@ async def _give(
         found = await connection.fetchval("select queue from worker where id = $1", worker_id)
         if found is None:
             return None
-    elif len(taken) == room:
-        # There may be more than this worker has room for.
-        wake_later(session, {taken[0]["queue"]})
+    waking.taken(session, taken, more=len(taken) == room)
     await tell(session, taken, now)
     return [assignment(row) for row in [*forgotten, *sorted(taken, key=_place)]]
 
@@ -123,6 +120,7 @@ async def start(
     Needs the dispatcher's lock.
     """
     rows = await (await driver(session)).fetch(START, worker_id, list(ids), now)
+    waking.taken(session, rows, more=False)
     await tell(session, rows, now)
     return [assignment(row) for row in sorted(rows, key=_place)]
 

@@ -21,11 +21,21 @@ from shared.database import driver
 
 LOCK = 7120042
 
+# The statements below are made of index probes. The planner must neither prefer scans while
+# the tables are small, and keep that plan when they have grown, nor plan anew each time.
+TURN = text(f"""
+    select pg_advisory_xact_lock({LOCK}),
+           set_config('plan_cache_mode', 'force_generic_plan', true),
+           set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+           set_config('enable_mergejoin', 'off', true),
+           set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
+""")
+
 
 async def serialized(session: AsyncSession) -> None:
     """Wait for the turn of this transaction; it lasts until commit, and a crash ends it."""
     connection = await session.connection()
-    await connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
+    await connection.execute(TURN)
 
 
 # $1 is a JSON array of tasks in their order. A claim is granted when nothing conflicting stands
@@ -92,7 +102,7 @@ async def enqueue(session: AsyncSession, tasks: str, *, now: datetime) -> Sequen
     Returns (id, queue, blocked_by) of those that are new. contract: dispatcher §3.1
     """
     rows: Sequence[Any] = await (await driver(session)).fetch(ACCEPT, tasks, now)
-    wake_later(session, {row["queue"] for row in rows if row["blocked_by"] == 0})
+    wake_later(session, [row for row in rows if row["blocked_by"] == 0])
     return rows
 
 
@@ -146,7 +156,7 @@ from (
          lease_seconds is not null and blocked_by = claims as granted_lease
   from turns join task using (seq)) as freed_task
 where task.seq = freed_task.seq
-returning queue, blocked_by
+returning task.id, queue, blocked_by
 """
 
 
@@ -159,4 +169,4 @@ async def release(session: AsyncSession, seqs: Sequence[int], *, now: datetime) 
         return
     rows = await (await driver(session)).fetch(RELEASE, list(seqs), now)
     # Queues of leases have no workers: those who wait for one hear of it by the same wake-up.
-    wake_later(session, {row["queue"] for row in rows if row["blocked_by"] == 0})
+    wake_later(session, [row for row in rows if row["blocked_by"] == 0])

@@ -57,8 +57,10 @@ class Pusher:
 
     def wake(self, queues: Iterable[str]) -> None:
         """Something became ready in these queues."""
+        before = len(self._waking)
         self._waking.update(queues)
-        self._news.set()
+        if len(self._waking) > before:
+            self._news.set()
 
     def tell_soon(self, ids: list[UUID]) -> None:
         """Tell the workers of running tasks, without waiting for it."""

@@ -67,12 +67,12 @@ class TaskContext:
     user: str | None
     fence: int
     attempt: int
-    group_id: UUID | None
     settings: ServiceSettings
     sessions: Sessions
     files: Files
     clients: ServiceClients
     progress: Progress
+    group_id: UUID | None = None
 
 
 RunEnd = Literal["completed", "failed", "canceled", "retry"]
@@ -293,9 +293,8 @@ class TaskRunner:
         )
         progress = Progress(task_id, assignment.attempt, context.clients, context.sessions)
         task = TaskContext(
-            task_id, assignment.username, assignment.fence, assignment.attempt,
-            assignment.group_id, context.settings, context.sessions, context.files,
-            context.clients, progress,
+            task_id, assignment.username, assignment.fence, assignment.attempt, context.settings,
+            context.sessions, context.files, context.clients, progress, assignment.group_id,
         )  # fmt: skip
         call = self._functions.get(assignment.function)
         report = await outcome(call, task, assignment, self._canceled)

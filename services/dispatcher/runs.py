@@ -158,7 +158,7 @@ async def finish_all(
     again = [row for row in changed if row["state"] == State.WAITING]
     await _end(session, [row for row in changed if row["state"] != State.WAITING], now)
     await tell(session, again, now)
-    wake_later(session, {row["queue"] for row in again})
+    wake_later(session, again)
     return [
         FinishAnswer(task_id=report.task_id, accepted=report.task_id in counted)
         for report in reports
@@ -247,7 +247,7 @@ async def give_up_lost_workers(
     again = [row for row in rows if row["state"] == State.WAITING]
     await _end(session, [row for row in rows if row["state"] != State.WAITING], now)
     await tell(session, again, now)
-    wake_later(session, {row["queue"] for row in again})
+    wake_later(session, again)
     await connection.execute("delete from worker where id = any($1::uuid[])", lost)
     return lost
 
@@ -256,7 +256,7 @@ _DUE = """
 update task set retry_at = null
 where id in (
   select id from task where retry_at <= $1 order by retry_at limit 1000 for update skip locked)
-returning queue
+returning id, queue
 """
 
 
@@ -265,7 +265,7 @@ async def repeat_due(session: AsyncSession, *, now: datetime) -> None:
     await session.connection()
     await claims.serialized(session)
     rows = await (await driver(session)).fetch(_DUE, now)
-    wake_later(session, {row["queue"] for row in rows})
+    wake_later(session, rows)
 
 
 async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
