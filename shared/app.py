@@ -92,8 +92,10 @@ async def _open(
     stack.push_async_callback(state.queue.close)
     state.clients = ServiceClients(settings, transport=transport)
     stack.push_async_callback(state.clients.close)
-    relay = Relay(state.database.sessions, state.clients, poll_seconds=settings.outbox_poll_seconds)
-    await stack.enter_async_context(relay.running())
+    state.relay = Relay(
+        state.database.sessions, state.clients, poll_seconds=settings.outbox_poll_seconds
+    )
+    await stack.enter_async_context(state.relay.running())
 
 
 def _plumbing(settings: ServiceSettings, notes: Mapping[str, NoteHandler]) -> APIRouter:

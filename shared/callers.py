@@ -19,6 +19,7 @@ from shared.settings import ServiceSettings
 SCHEMES = ("bearer", "jwt")
 ALGORITHMS = ["HS256", "RS256", "RS512", "ES256", "EdDSA", "Ed25519"]
 SERVICE_TTL = timedelta(minutes=5)
+MOST_REMEMBERED = 1000
 KEYS_FRESH_SECONDS = 300.0
 KEYS_RETRY_SECONDS = 10.0
 
@@ -55,6 +56,8 @@ class Tokens:
         self._registry = jwt.JWTClaimsRegistry(leeway=5, exp={"essential": True})
         self._audience = settings.token_audience
         self._keys = KeySet([])
+        # Tokens of services verified before, until they expire: each is used for many calls.
+        self._services: dict[str, tuple[float, Caller]] = {}
         self._loaded = 0.0
         self._loading = asyncio.Lock()
 
@@ -76,6 +79,16 @@ class Tokens:
 
     async def service(self, token: str) -> Caller:
         """Which of our services this is: signed with the shared secret, never by JWKS."""
+        known = self._services.get(token)
+        if known is not None and time.time() < known[0]:
+            return known[1]
+        caller, expires = self._service(token)
+        if len(self._services) >= MOST_REMEMBERED:
+            self._services.clear()
+        self._services[token] = (expires, caller)
+        return caller
+
+    def _service(self, token: str) -> tuple[Caller, float]:
         try:
             claims = jwt.decode(token, self._secret, algorithms=["HS256"]).claims
             self._registry.validate(claims)
@@ -84,7 +97,7 @@ class Tokens:
         name = claims.get("service")
         if not isinstance(name, str) or claims.get("token_use") != "service":
             raise Forbidden("Only services of this suite may do this.")
-        return Caller(username=f"service:{name}", service=name)
+        return Caller(username=f"service:{name}", service=name), float(claims["exp"])
 
     async def _claims(self, token: str) -> dict[str, Any]:
         try:
@@ -188,6 +201,20 @@ def make_token(
         "exp": now + int(ttl.total_seconds()),
     }
     return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+
+
+class ServiceTokens:
+    """This service's own token for calling others, made anew when half of its time is over."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._token, self._renew_at = "", 0.0
+
+    def current(self) -> str:
+        if time.time() >= self._renew_at:
+            self._token = service_token(self._settings)
+            self._renew_at = time.time() + SERVICE_TTL.total_seconds() / 2
+        return self._token
 
 
 def service_token(settings: ServiceSettings) -> str:

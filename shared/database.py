@@ -1,10 +1,12 @@
 """Sessions, column types, and the transaction around every request."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
+import asyncpg
 import orjson
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, Enum, event
@@ -90,6 +92,20 @@ async def driver(session: AsyncSession) -> Any:
     """
     connection = await session.connection()
     return (await connection.get_raw_connection()).driver_connection
+
+
+@contextlib.asynccontextmanager
+async def connections(url: str, *, most: int) -> AsyncIterator[Any]:
+    """A pool of plain asyncpg connections, for a path whose every statement is a transaction."""
+
+    async def prepare(connection: Any) -> None:
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(
+                name, encoder=str, decoder=orjson.loads, schema="pg_catalog"
+            )
+
+    async with asyncpg.create_pool(plain_url(url), min_size=1, max_size=most, init=prepare) as pool:
+        yield pool
 
 
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:

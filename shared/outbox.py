@@ -122,6 +122,11 @@ async def send_many(
         {"receiver": receiver, "name": name, "payload": _plain(payload)} for payload in payloads
     ]
     await session.exec(insert(_outbox), params=rows)
+    wake_relay_later(session)
+
+
+def wake_relay_later(session: AsyncSession) -> None:
+    """When this transaction is committed, let the relay look for notes."""
     wake = session.info.get("relay_wake")
     if wake is not None and "relay_listens" not in session.info:
         session.info["relay_listens"] = True
@@ -149,6 +154,10 @@ class Relay:
         self._news = asyncio.Event()
         self._resting: dict[str, tuple[float, float]] = {}
         remember(sessions, "relay_wake", self._news.set)
+
+    def wake(self) -> None:
+        """There may be notes to deliver."""
+        self._news.set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:

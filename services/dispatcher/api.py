@@ -7,7 +7,6 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
-from pydantic import TypeAdapter
 
 from services.dispatcher import assigning, explaining, runs, workers
 from services.dispatcher.schemas import (
@@ -26,7 +25,6 @@ from shared.database import SessionDep, utc_now
 
 router = APIRouter(prefix="/api/dispatcher/v1", tags=["services"])
 MOST = 1000
-EXCHANGE_ANSWER = TypeAdapter(ExchangeAnswer)
 
 
 @router.post("/tasks", status_code=202, response_model=list[UUID])
@@ -77,7 +75,7 @@ async def exchange(
     When this is answered, the resources of what ended are free and the new runs are its own.
     """
     answers = await request.app.state.exchanging.add([(worker_id, exchange)])
-    return _json(EXCHANGE_ANSWER.dump_python(answers[0], mode="json"))
+    return _json(answers[0])
 
 
 @router.post("/workers/{worker_id}/heartbeat")

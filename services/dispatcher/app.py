@@ -1,7 +1,9 @@
 """The dispatcher's web process."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -11,20 +13,31 @@ from services.dispatcher import api, api_pulp, assigning, runs
 from services.dispatcher.arrivals import Arrivals
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.pushing import pushing
-from services.dispatcher.schemas import Exchange, ExchangeAnswer, TaskRequest
+from services.dispatcher.schemas import Exchange, TaskRequest
 from services.dispatcher.settings import Settings
 from shared.app import create_service_app
+from shared.database import connections
 
 
 @contextlib.asynccontextmanager
 async def collecting(app: FastAPI) -> AsyncIterator[None]:
     """Callers that come at the same time share a transaction."""
-    sessions = app.state.database.sessions
-    app.state.accepting = Arrivals[TaskRequest, UUID](sessions, runs.accept_each)
-    app.state.exchanging = Arrivals[tuple[UUID, Exchange], ExchangeAnswer](
-        sessions, assigning.exchange
-    )
-    yield
+    state = app.state
+    sessions = state.database.sessions
+    state.accepting = Arrivals[TaskRequest, UUID](sessions.begin, runs.accept_each)
+    async with connections(state.settings.database_url, most=2) as pool:
+
+        async def exchange(
+            connection: Any, items: Sequence[tuple[UUID, Exchange]], *, now: datetime
+        ) -> list[dict[str, Any]]:
+            answers, queues, told = await assigning.exchange(connection, items, now=now)
+            state.pusher.wake(queues)
+            if told:
+                state.relay.wake()
+            return answers
+
+        state.exchanging = Arrivals[tuple[UUID, Exchange], dict[str, Any]](pool.acquire, exchange)
+        yield
 
 
 def create_app(

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
 
-from shared.database import Sessions, utc_now
+from shared.database import utc_now
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -14,15 +15,18 @@ MOST = 1000
 class Arrivals(Generic[Item, Answer]):
     """Collects items while one transaction is under way, then handles them in the next.
 
-    `store` answers each item, in order. A caller returns after the commit that holds its items.
-    When a transaction of several callers fails, each is tried alone: only the one whose items
-    are at fault gets the error.
+    `begin` opens a transaction, or a connection if one statement is all; `store` answers each
+    item, in order. A caller returns after the commit that holds its items. When a transaction of
+    several callers fails, each is tried alone: only the one whose items are at fault gets the
+    error.
     """
 
     def __init__(
-        self, sessions: Sessions, store: Callable[..., Awaitable[Sequence[Answer]]]
+        self,
+        begin: Callable[[], AbstractAsyncContextManager[Any]],
+        store: Callable[..., Awaitable[Sequence[Answer]]],
     ) -> None:
-        self._sessions, self._store = sessions, store
+        self._begin, self._store = begin, store
         self._waiting: list[tuple[Sequence[Item], asyncio.Future[Sequence[Answer]]]] = []
         self._busy = False
 
@@ -57,7 +61,7 @@ class Arrivals(Generic[Item, Answer]):
     ) -> None:
         items = [item for group, _ in batch for item in group]
         try:
-            async with self._sessions.begin() as session:
+            async with self._begin() as session:
                 answers = await self._store(session, items, now=utc_now())
         except Exception as error:  # The callers get it; the next batch is not to blame.
             if len(batch) > 1:

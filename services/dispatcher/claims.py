@@ -4,9 +4,7 @@ Every function here needs the dispatcher's lock (`serialized`): positions are gi
 are decided by one transaction at a time. That is what makes the rule simple enough to trust,
 and it is fast because each transaction handles everything that arrived together, with one
 statement for each step.
-
-The granted claims of a resource always stand before the waiting ones. So when one leaves, only
-the first waiting claim decides, however long the queue is.
+What becomes of claims when a task ends is in functions.sql.
 """
 
 from collections.abc import Sequence
@@ -104,69 +102,3 @@ async def enqueue(session: AsyncSession, tasks: str, *, now: datetime) -> Sequen
     rows: Sequence[Any] = await (await driver(session)).fetch(ACCEPT, tasks, now)
     wake_later(session, [row for row in rows if row["blocked_by"] == 0])
     return rows
-
-
-RELEASE = """
-with gone as (
-  delete from claim where seq = any($1::bigint[]) returning resource
-), freed as (
-  select distinct resource from gone
-), turn as (
-  select freed.resource, head.seq, head.exclusive
-  from freed cross join lateral (
-    select seq, exclusive from claim
-    where claim.resource = freed.resource and not granted and seq <> all($1)
-    order by seq limit 1) as head
-), next as (
-  select resource, seq from turn
-  where exclusive and not exists (
-    select from claim
-    where claim.resource = turn.resource and granted and seq <> all($1))
-  union all
-  select turn.resource, reader.seq
-  from turn
-  left join lateral (
-    select seq from claim
-    where claim.resource = turn.resource and exclusive and not granted and seq <> all($1)
-    order by seq limit 1) as writer on true
-  cross join lateral (
-    select seq from claim
-    where claim.resource = turn.resource and not granted and seq <> all($1)
-      and (writer.seq is null or claim.seq < writer.seq)) as reader
-  where not turn.exclusive and not exists (
-    select from claim
-    where claim.resource = turn.resource and granted and exclusive and seq <> all($1))
-), granted as (
-  update claim set granted = true from next
-  where claim.resource = next.resource and claim.seq = next.seq
-  returning claim.seq
-), turns as (
-  select seq, count(*)::int as claims from granted group by seq
-)
-update task set
-  blocked_by = blocked_by - claims,
-  unblocked_at = case when blocked_by = claims then $2::timestamptz end,
-  state = case when granted_lease then 'running' else state end,
-  updated_at = case when granted_lease then $2 else updated_at end,
-  started_at = case when granted_lease then $2 else started_at end,
-  fence = case when granted_lease then nextval('fence_seq') else fence end,
-  expires_at = case when granted_lease then $2 + make_interval(secs => leased) else expires_at end
-from (
-  select turns.seq, claims, lease_seconds as leased,
-         lease_seconds is not null and blocked_by = claims as granted_lease
-  from turns join task using (seq)) as freed_task
-where task.seq = freed_task.seq
-returning task.id, queue, blocked_by
-"""
-
-
-async def release(session: AsyncSession, seqs: Sequence[int], *, now: datetime) -> None:
-    """Take ended tasks out of their queues; those whose turn it now is become ready.
-
-    A lease whose last claim is granted is running from that moment.
-    """
-    if not seqs:
-        return
-    rows = await (await driver(session)).fetch(RELEASE, list(seqs), now)
-    # Queues of leases have no workers: those who wait for one hear of it by the same wake-up.
-    wake_later(session, [row for row in rows if row["blocked_by"] == 0])

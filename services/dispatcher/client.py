@@ -1,7 +1,7 @@
 """How the other services ask for tasks, and what became of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,8 +28,17 @@ def make_request(
     caller: Caller | None = None,
     user_task: UserTaskSpec | None = None,
     repeatable: bool = False,
+    group_id: UUID | None = None,
+    versions: Mapping[str, str] | None = None,
+    immediate: bool = False,
+    deferred: bool = True,
+    profile_options: Sequence[str] | None = None,
 ) -> TaskRequest:
-    """Describe a task. `repeatable`: safe to run again when its worker is lost."""
+    """Describe a task. `repeatable`: safe to run again when its worker is lost.
+
+    What a running task dispatches is its child, in its correlation, with its diagnostics.
+    contract: dispatcher §2.1, DI-31, DI-32
+    """
     context = structlog.contextvars.get_contextvars()
     return TaskRequest(
         id=ids.new_id(),
@@ -43,6 +52,13 @@ def make_request(
         parent_id=context.get("task_id"),
         repeatable=repeatable,
         user_task=user_task,
+        group_id=group_id,
+        versions=dict(versions or {}),
+        immediate=immediate,
+        deferred=deferred,
+        profile_options=list(
+            context.get("profile_options", ()) if profile_options is None else profile_options
+        ),
     )
 
 
@@ -60,6 +76,12 @@ async def dispatch_now(clients: ServiceClients, requests: Sequence[TaskRequest])
     """Ask for tasks at once: when this returns they are accepted, and each reaches one end."""
     body = [request.model_dump(mode="json") for request in requests]
     await clients.post(SERVICE, "/api/dispatcher/v1/tasks", body)
+    return [request.id for request in requests]
+
+
+async def dispatch_all(session: AsyncSession, requests: Sequence[TaskRequest]) -> list[UUID]:
+    """Ask for tasks in this transaction, in this order."""
+    await outbox.send_many(session, SERVICE, "on_dispatch", requests)
     return [request.id for request in requests]
 
 

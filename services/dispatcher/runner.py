@@ -240,6 +240,8 @@ class TaskRunner:
 
     def _end_taken(self, ended: list[FinishReport], answer: ExchangeAnswer) -> None:
         del self._ended[: len(ended)]
+        for report in ended:
+            self._taken(report)
         for taken in answer.ended:
             if not taken.accepted:
                 log.warning("task.finish_refused", task_id=str(taken.task_id))
@@ -264,7 +266,8 @@ class TaskRunner:
     ) -> None:
         task_id = assignment.task_id
         if self._running.get(task_id) is not run:
-            return  # Void: this worker was given up while it ran.
+            self._void(assignment)
+            return
         del self._running[task_id]
         if run.cancelled():  # before its first step
             report = _canceled(assignment, task_id in self._canceled)
@@ -275,6 +278,12 @@ class TaskRunner:
         self._told.clear()
         self._show_room(context)
         self._ask()
+
+    def _taken(self, report: FinishReport) -> None:
+        """The dispatcher has taken the end of a run."""
+
+    def _void(self, assignment: Assignment) -> None:
+        """A run has stopped that was not ours any more: this process was given up meanwhile."""
 
     async def _run(self, context: WorkerContext, assignment: Assignment) -> FinishReport:
         task_id = assignment.task_id

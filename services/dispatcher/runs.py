@@ -21,21 +21,18 @@ from services.dispatcher.schemas import (
     TaskRequest,
 )
 from services.dispatcher.states import FINAL, State
-from services.dispatcher.telling import TOLD, tell, tell_accepted
 from services.dispatcher.waking import wake_later
 from shared.database import driver
+from shared.outbox import wake_relay_later
 
 DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 WORKER_MISSING = "Worker has gone missing."
 CHAIN_BROKEN = "A task before it in its chain did not complete."
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     # asyncpg's UUIDs are a class of their own, which orjson does not take for a UUID.
     return orjson.dumps(value, default=str).decode()
-
-
-_TOLD = ", ".join(f"task.{name}" for name in TOLD.split(", "))
 
 
 async def accept(
@@ -53,9 +50,11 @@ async def accept(
         by_id.setdefault(request.id, request)
     numbers = await requirements.numbers(session, [request.versions for request in requests])
     rows = [_row(place, request, numbers) for place, request in enumerate(by_id.values())]
-    stored = await claims.enqueue(session, _json(rows), now=now)
+    stored = await claims.enqueue(session, as_json(rows), now=now)
     new = [row["id"] for row in stored]
-    await tell_accepted(session, [by_id[task_id] for task_id in new], now)
+    if any(by_id[task_id].user_task for task_id in new):
+        await (await driver(session)).execute("select tell_user_tasks($1, $2)", new, now)
+        wake_relay_later(session)
     await _cancel_broken(session, [by_id[task_id] for task_id in new], now)
     return new
 
@@ -113,74 +112,36 @@ def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[s
     }
 
 
-# A run that is to be repeated keeps its place and its resources.
-FINISH = f"""
-update task set
-  state = case when task.state = 'canceling' then 'canceled'
-               when r.state = 'retry' then 'waiting' else r.state end,
-  error = case when task.state = 'canceling' or r.state = 'retry' then null else r.error end,
-  result = case when task.state = 'canceling' or r.state = 'retry' then null else r.result end,
-  attempt = attempt + case when task.state <> 'canceling' and r.state = 'retry' then 1 else 0 end,
-  retry_at = case when task.state <> 'canceling' and r.state = 'retry' and r.retry_seconds > 0
-                  then $2::timestamptz + make_interval(secs => r.retry_seconds) end,
-  finished_at = case when task.state = 'canceling' or r.state <> 'retry' then $2::timestamptz end,
-  updated_at = $2, worker_id = null
-from jsonb_to_recordset($1::jsonb) as r (
-  task_id uuid, fence bigint, state text, error jsonb, result jsonb, retry_seconds float)
-where task.id = r.task_id and task.fence = r.fence and task.state in ('running', 'canceling')
-returning {_TOLD}
-"""
-
-FINISHED_BEFORE = """
-select task.id
-from jsonb_to_recordset($1::jsonb) as r (task_id uuid, fence bigint)
-join task on task.id = r.task_id and task.fence = r.fence
-where task.state not in ('running', 'canceling')
-"""
-
-
-async def finish_all(
+async def finish(
     session: AsyncSession, reports: Sequence[FinishReport], *, now: datetime
 ) -> list[FinishAnswer]:
     """End runs and free their resources. A report with an old fence changes nothing.
 
-    A task that was asked to cancel meanwhile ends canceled, whatever its run came to. Needs the
-    dispatcher's lock. contract: dispatcher §1.2 DI-01, DI-02
+    contract: dispatcher §1.2 DI-01, DI-02
     """
-    if not reports:
-        return []
-    connection = await driver(session)
-    rows = _json([report.model_dump() for report in reports])
-    changed = await connection.fetch(FINISH, rows, now)
-    counted = {row["id"] for row in changed}
-    if len(counted) < len(reports):
-        counted |= {row["id"] for row in await connection.fetch(FINISHED_BEFORE, rows)}
-    again = [row for row in changed if row["state"] == State.WAITING]
-    await _end(session, [row for row in changed if row["state"] != State.WAITING], now)
-    await tell(session, again, now)
-    wake_later(session, again)
+    await claims.serialized(session)
+    found = await (await driver(session)).fetchrow(
+        "select counted, ready from finish_runs($1::jsonb, $2)",
+        as_json([report.model_dump() for report in reports]),
+        now,
+    )
+    wake_later(session, found["ready"])
+    wake_relay_later(session)
+    counted = set(found["counted"])
     return [
         FinishAnswer(task_id=report.task_id, accepted=report.task_id in counted)
         for report in reports
     ]
 
 
-async def finish(
-    session: AsyncSession, reports: Sequence[FinishReport], *, now: datetime
-) -> list[FinishAnswer]:
-    """As `finish_all`, taking the dispatcher's lock."""
-    await claims.serialized(session)
-    return await finish_all(session, reports, now=now)
-
-
-CANCEL = f"""
+CANCEL = """
 update task set state = case when state = 'waiting' or lease_seconds is not null
                              then 'canceled' else 'canceling' end,
                 finished_at = case when state = 'waiting' or lease_seconds is not null
                                    then $2::timestamptz end,
                 retry_at = null, updated_at = $2
 where id = any($1::uuid[]) and state in ('waiting', 'running', 'canceling')
-returning {_TOLD}
+returning id, state
 """
 
 
@@ -191,29 +152,29 @@ async def cancel(session: AsyncSession, ids: Iterable[UUID], *, now: datetime) -
     """
     await claims.serialized(session)
     rows = await (await driver(session)).fetch(CANCEL, list(ids), now)
-    await _end(session, [row for row in rows if row["state"] == State.CANCELED], now)
+    await end(session, [row["id"] for row in rows if row["state"] == State.CANCELED], now=now)
     return [row["id"] for row in rows if row["state"] == State.CANCELING]
 
 
-_CANCEL_WAITING = f"""
+_CANCEL_WAITING = """
 update task set state = 'canceled', error = $2, finished_at = $3, updated_at = $3, retry_at = null
 where id = any($1::uuid[]) and state = 'waiting'
-returning {_TOLD}
+returning id
 """
 
 
 async def cancel_waiting(
-    session: AsyncSession, ids: Sequence[UUID], reason: str, now: datetime
+    session: AsyncSession, ids: Sequence[UUID], reason: str, *, now: datetime
 ) -> None:
     """End tasks that have not begun, and say why. Needs the dispatcher's lock."""
-    error = _json({"reason": reason})
+    error = as_json({"reason": reason})
     rows = await (await driver(session)).fetch(_CANCEL_WAITING, list(ids), error, now)
-    await _end(session, rows, now)
+    await end(session, [row["id"] for row in rows], now=now)
 
 
 _LOST = "select id from worker where last_heartbeat < $1 order by id for update"
 
-GIVE_UP = f"""
+GIVE_UP = """
 update task set
   state = case when state = 'canceling' then 'canceled'
                when repeatable and attempt < $3 then 'waiting'
@@ -225,7 +186,7 @@ update task set
                  then attempt + 1 else attempt end,
   worker_id = null, fence = null, updated_at = $2
 where worker_id = any($1::uuid[]) and state in ('running', 'canceling')
-returning {_TOLD}
+returning id, state, queue
 """
 
 
@@ -242,11 +203,11 @@ async def give_up_lost_workers(
     lost = [row["id"] for row in await connection.fetch(_LOST, now - ttl)]
     if not lost:
         return []
-    missing = _json({"reason": WORKER_MISSING})
+    missing = as_json({"reason": WORKER_MISSING})
     rows = await connection.fetch(GIVE_UP, lost, now, most_attempts, missing)
     again = [row for row in rows if row["state"] == State.WAITING]
-    await _end(session, [row for row in rows if row["state"] != State.WAITING], now)
-    await tell(session, again, now)
+    await end(session, [row["id"] for row in rows if row["state"] != State.WAITING], now=now)
+    await connection.execute("select tell_user_tasks($1, $2)", [row["id"] for row in again], now)
     wake_later(session, again)
     await connection.execute("delete from worker where id = any($1::uuid[])", lost)
     return lost
@@ -300,25 +261,17 @@ async def _cancel_broken(
     chains = {request.chain_id for request in requests if request.dependent and request.chain_id}
     if chains:
         rows = await (await driver(session)).fetch(_TOO_LATE, list(chains))
-        await cancel_waiting(session, [row["id"] for row in rows], CHAIN_BROKEN, now)
+        await cancel_waiting(session, [row["id"] for row in rows], CHAIN_BROKEN, now=now)
 
 
-_DEPENDENTS = """
-select id from task where chain_id = any($1::uuid[]) and dependent and state = 'waiting'
-"""
+async def end(session: AsyncSession, ids: Sequence[UUID], *, now: datetime) -> None:
+    """Everything that follows from the ends of tasks that have just got their final states.
 
-
-async def _end(session: AsyncSession, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
-    """Free what ended tasks held, tell of their ends, and cancel what depended on them."""
-    if not rows:
-        return
-    await claims.release(session, [row["seq"] for row in rows], now=now)
-    await tell(session, rows, now)
-    broken = {
-        row["chain_id"]
-        for row in rows
-        if row["chain_id"] is not None and row["state"] != State.COMPLETED
-    }
-    if broken:
-        dependents = await (await driver(session)).fetch(_DEPENDENTS, list(broken))
-        await cancel_waiting(session, [row["id"] for row in dependents], CHAIN_BROKEN, now)
+    Needs the dispatcher's lock.
+    """
+    if ids:
+        rows = await (await driver(session)).fetch(
+            "select ready_id as id, ready_queue as queue from end_tasks($1, $2)", list(ids), now
+        )
+        wake_later(session, rows)
+        wake_relay_later(session)

@@ -20,12 +20,3 @@ class State(StrEnum):
 
 
 FINAL = frozenset({State.SKIPPED, State.COMPLETED, State.FAILED, State.CANCELED})
-
-# What a user task shows while the dispatcher's task is in a state.
-USER_STATES = {
-    State.WAITING: "Pending",
-    State.RUNNING: "In Progress",
-    State.COMPLETED: "Succeeded",
-    State.FAILED: "Failed",
-    State.CANCELED: "Canceled",
-}

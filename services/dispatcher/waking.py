@@ -1,6 +1,6 @@
 """Telling other processes, after a commit, that there is something new for them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -18,25 +18,23 @@ def wake_later(session: AsyncSession, ready: Iterable[Mapping[str, Any]]) -> Non
     """
     waiting = _waiting(session)
     if waiting is not None:
-        waiting.update((row["id"], row["queue"]) for row in ready)
+        waiting.update((str(row["id"]), row["queue"]) for row in ready)
 
 
-def taken(session: AsyncSession, rows: Sequence[Mapping[str, Any]], *, more: bool) -> None:
-    """A worker took these in this transaction; perhaps there are more than it has room for."""
+def taken(session: AsyncSession, rows: Iterable[Mapping[str, Any]]) -> None:
+    """These were taken in this transaction."""
     waiting = _waiting(session)
-    if waiting is not None and rows:
+    if waiting is not None:
         for row in rows:
-            waiting.pop(row["id"], None)
-        if more:
-            waiting[rows[0]["id"]] = rows[0]["queue"]
+            waiting.pop(str(row["id"]), None)
 
 
-def _waiting(session: AsyncSession) -> dict[UUID, str] | None:
+def _waiting(session: AsyncSession) -> dict[str, str] | None:
     pusher: Any = session.info.get("pusher")
     if pusher is None:
         return None
     if "waiting" not in session.info:
-        waiting: dict[UUID, str] = {}
+        waiting: dict[str, str] = {}
         session.info["waiting"] = waiting
 
         def wake() -> None:
@@ -44,7 +42,7 @@ def _waiting(session: AsyncSession) -> dict[UUID, str] | None:
             waiting.clear()
 
         after_commit(session, wake)
-    found: dict[UUID, str] = session.info["waiting"]
+    found: dict[str, str] = session.info["waiting"]
     return found
 
 

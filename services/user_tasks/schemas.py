@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
+ContainerKind = Literal["chain", "group", "chord"]
 LifecycleState = Literal["Pending", "In Progress", "Retrying", "Succeeded", "Failed", "Canceled"]
 LARGEST = 2**62
 
@@ -49,7 +50,7 @@ class ContainerSpec(BaseModel):
     """A chain, group or chord that holds tasks; every member's news carries its whole path."""
 
     id: UUID
-    kind: Literal["chain", "group", "chord"]
+    kind: ContainerKind
     name: Annotated[Text, Field(max_length=255)] = ""
     members: int = Field(ge=0, le=LARGEST)
     total_steps: int = Field(default=0, ge=0, le=LARGEST)

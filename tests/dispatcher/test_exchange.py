@@ -19,6 +19,7 @@ from services.dispatcher.schemas import (
     ImmediateRequest,
 )
 from services.dispatcher.states import State
+from shared.database import driver
 from tests.dispatcher.conftest import (
     NOON,
     WORKER,
@@ -36,7 +37,9 @@ async def exchange(
     session: AsyncSession, turn: int, *, worker: UUID = WORKER, room: int = 10, **values: Any
 ) -> ExchangeAnswer:
     item = Exchange.model_validate({"turn": turn, "room": room} | values)
-    return (await assigning.exchange(session, [(worker, item)], now=NOON))[0]
+    await session.connection()
+    answers, _, _ = await assigning.exchange(await driver(session), [(worker, item)], now=NOON)
+    return ExchangeAnswer.model_validate(answers[0])
 
 
 def given(answer: ExchangeAnswer) -> list[UUID]:

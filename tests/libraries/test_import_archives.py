@@ -40,13 +40,14 @@ def special(name: str, mode: int) -> zipfile.ZipInfo:
 
 def make_tar(*entries: tuple[str | tarfile.TarInfo, bytes], compress: bool = True) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz" if compress else "w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in entries:
             info = tarfile.TarInfo(name) if isinstance(name, str) else name
             if info.isreg():
                 info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
+    # Without a time in its head, so that the same entries are the same test in every process.
+    return gzip.compress(buffer.getvalue(), mtime=0) if compress else buffer.getvalue()
 
 
 def member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:

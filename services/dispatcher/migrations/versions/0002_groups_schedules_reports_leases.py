@@ -5,6 +5,8 @@ import sqlmodel
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from shared.migrations.functions import drop_functions, install_functions
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -263,9 +265,11 @@ def upgrade() -> None:
         sa.Column("meets", postgresql.ARRAY(sa.Integer()), server_default="{0}", nullable=False),
     )
     op.add_column("worker", sa.Column("turn", sa.BigInteger(), nullable=False, server_default="0"))
+    install_functions("dispatcher")
 
 
 def downgrade() -> None:
+    drop_functions("dispatcher")
     op.drop_column("worker", "turn")
     op.drop_column("worker", "meets")
     op.drop_column("worker", "app_type")

@@ -1,0 +1,328 @@
+-- What becomes of tasks when they end, and who runs what next: the steps that run for every task.
+--
+-- They are functions of the database because their cost is round trips: one call handles
+-- everything that arrived together. All of them need the dispatcher's lock (see claims.py), which
+-- `exchange_runs` takes itself. Migrations install this file; a change of it needs a migration
+-- that installs it again.
+
+
+-- Takes ended tasks out of their queues and grants what it is the turn of. The granted claims of
+-- a resource always stand before the waiting ones, so only the first waiting claim decides,
+-- however long the queue is. A lease whose last claim is granted runs from that moment.
+-- Returns the tasks that became ready. contract: dispatcher §3.1
+create or replace function release_claims(ended bigint[], at timestamptz)
+returns table (ready_id uuid, ready_queue text)
+language plpgsql as $$
+begin
+  return query
+  with gone as (
+    delete from claim where claim.seq = any(ended) returning claim.resource
+  ), freed as (
+    select distinct resource from gone
+  ), turn as (
+    select freed.resource, head.seq, head.exclusive
+    from freed cross join lateral (
+      select claim.seq, claim.exclusive from claim
+      where claim.resource = freed.resource and not claim.granted and claim.seq <> all(ended)
+      order by claim.seq limit 1) as head
+  ), next as (
+    select turn.resource, turn.seq from turn
+    where turn.exclusive and not exists (
+      select from claim
+      where claim.resource = turn.resource and claim.granted and claim.seq <> all(ended))
+    union all
+    select turn.resource, reader.seq
+    from turn
+    left join lateral (
+      select claim.seq from claim
+      where claim.resource = turn.resource and claim.exclusive and not claim.granted
+        and claim.seq <> all(ended)
+      order by claim.seq limit 1) as writer on true
+    cross join lateral (
+      select claim.seq from claim
+      where claim.resource = turn.resource and not claim.granted and claim.seq <> all(ended)
+        and (writer.seq is null or claim.seq < writer.seq)) as reader
+    where not turn.exclusive and not exists (
+      select from claim
+      where claim.resource = turn.resource and claim.granted and claim.exclusive
+        and claim.seq <> all(ended))
+  ), granted as (
+    update claim set granted = true from next
+    where claim.resource = next.resource and claim.seq = next.seq
+    returning claim.seq
+  ), turns as (
+    select granted.seq, count(*)::int as claims from granted group by granted.seq
+  ), unblocked as (
+    update task set
+      blocked_by = task.blocked_by - held.claims,
+      unblocked_at = case when task.blocked_by = held.claims then at end,
+      state = case when held.lease then 'running' else task.state end,
+      updated_at = case when held.lease then at else task.updated_at end,
+      started_at = case when held.lease then at else task.started_at end,
+      fence = case when held.lease then nextval('fence_seq') else task.fence end,
+      expires_at = case when held.lease then at + make_interval(secs => task.lease_seconds)
+                        else task.expires_at end
+    from (
+      select turns.seq, turns.claims,
+             before.lease_seconds is not null and before.blocked_by = turns.claims as lease
+      from turns join task as before on before.seq = turns.seq) as held
+    where task.seq = held.seq
+    returning task.id, task.queue, task.blocked_by
+  )
+  select unblocked.id, unblocked.queue::text from unblocked where unblocked.blocked_by = 0;
+end $$;
+
+
+-- Leaves a note to user_tasks for each of these tasks that a person sees, and the setting
+-- lyceum.told for the rest of the transaction if there was one. A note describes its task whole,
+-- so any of them may come first.
+create or replace function tell_user_tasks(ids uuid[], at timestamptz) returns void
+language plpgsql as $$
+begin
+  insert into outbox (receiver, name, payload)
+  select 'user_tasks', 'on_lifecycle', jsonb_build_object(
+    'task_id', id,
+    'state', case state
+      when 'waiting' then case when attempt > 1 then 'Retrying' else 'Pending' end
+      when 'running' then 'In Progress' when 'completed' then 'Succeeded'
+      when 'failed' then 'Failed' when 'canceled' then 'Canceled' end,
+    'at', at,
+    'attempt', attempt,
+    'error', case when coalesce(error ->> 'description', error ->> 'reason') is not null
+      then jsonb_build_object(
+        'code', coalesce(error ->> 'code', 'failed'),
+        'message', coalesce(error ->> 'description', error ->> 'reason')) end,
+    'user', username,
+    'name', user_task -> 'name',
+    'task_class', name,
+    'task_type', coalesce(user_task ->> 'task_type', ''),
+    'total_steps', coalesce(user_task -> 'total_steps', '1'),
+    'containers', coalesce(user_task -> 'containers', '[]'))
+  from task
+  where id = any(ids) and user_task is not null and state <> 'canceling'
+  order by seq;
+  if found then
+    perform set_config('lyceum.told', 'yes', true);
+  end if;
+end $$;
+
+
+-- Everything that follows from the ends of these tasks, which have their final states already:
+-- their resources are freed, their running reports end as they did, user_tasks is told, and what
+-- depends on them in a broken chain is canceled. Returns the tasks that became ready.
+create or replace function end_tasks(ids uuid[], at timestamptz)
+returns table (ready_id uuid, ready_queue text)
+language plpgsql as $$
+declare
+  seqs bigint[];
+  broken uuid[];
+  dependents uuid[];
+begin
+  if cardinality(coalesce(ids, '{}')) = 0 then
+    return;
+  end if;
+  select array_agg(seq),
+         array_agg(chain_id) filter (where chain_id is not null and state <> 'completed')
+    into seqs, broken
+    from task where id = any(ids);
+  update taskreport set state = task.state, updated_at = at
+    from task where task.id = taskreport.task_id and taskreport.task_id = any(ids)
+    and taskreport.state = 'running';
+  perform tell_user_tasks(ids, at);
+  return query select * from release_claims(seqs, at);
+  if broken is not null then
+    with stopped as (
+      update task set state = 'canceled', finished_at = at, updated_at = at, retry_at = null,
+        error = '{"reason": "A task before it in its chain did not complete."}'
+      where chain_id = any(broken) and dependent and state = 'waiting'
+      returning id)
+    select array_agg(id) into dependents from stopped;
+    return query select * from end_tasks(dependents, at);
+  end if;
+end $$;
+
+
+-- Ends runs as their workers report. A report counts only with the fence of the run; a task that
+-- was asked to cancel meanwhile ends canceled, whatever its run came to; a run that is to be
+-- repeated keeps its place and its resources. `counted` are the reports that counted, now or
+-- when they were sent before. contract: dispatcher §1.2 DI-01, DI-02
+create or replace function finish_runs(
+  reports jsonb, at timestamptz, out counted uuid[], out ready jsonb)
+language plpgsql as $$
+declare
+  ended uuid[];
+  again uuid[];
+begin
+  with report as materialized (
+    select * from jsonb_to_recordset(reports) as r (
+      task_id uuid, fence bigint, state text, error jsonb, result jsonb, retry_seconds float)
+  ), changed as (
+    update task set
+      state = case when task.state = 'canceling' then 'canceled'
+                   when report.state = 'retry' then 'waiting' else report.state end,
+      error = case when task.state = 'canceling' or report.state = 'retry' then null
+                   else nullif(report.error, 'null') end,
+      result = case when task.state = 'canceling' or report.state = 'retry' then null
+                    else nullif(report.result, 'null') end,
+      attempt = task.attempt + (task.state <> 'canceling' and report.state = 'retry')::int,
+      retry_at = case when task.state <> 'canceling' and report.state = 'retry'
+                           and report.retry_seconds > 0
+                      then at + make_interval(secs => report.retry_seconds) end,
+      finished_at = case when task.state = 'canceling' or report.state <> 'retry' then at end,
+      updated_at = at, worker_id = null
+    from report
+    where task.id = report.task_id and task.fence = report.fence
+      and task.state in ('running', 'canceling')
+    returning task.id, task.state
+  )
+  select array_agg(changed.id) filter (where changed.state <> 'waiting'),
+         array_agg(changed.id) filter (where changed.state = 'waiting')
+    into ended, again from changed;
+  counted := coalesce(ended, '{}') || coalesce(again, '{}');
+  if cardinality(counted) < jsonb_array_length(reports) then
+    counted := counted || array(
+      select task.id
+      from jsonb_to_recordset(reports) as r (task_id uuid, fence bigint)
+      join task on task.id = r.task_id and task.fence = r.fence
+      where task.state not in ('running', 'canceling'));
+  end if;
+  select jsonb_agg(jsonb_build_object('id', ready_id, 'queue', ready_queue)) into ready
+    from end_tasks(ended, at);
+  if again is not null then
+    perform tell_user_tasks(again, at);
+    select coalesce(ready, '[]') || jsonb_agg(jsonb_build_object('id', id, 'queue', queue))
+      into ready from task where id = any(again) and retry_at is null having count(*) > 0;
+  end if;
+  ready := coalesce(ready, '[]');
+end $$;
+
+
+-- Gives a worker ready tasks, as many as it has room for: immediate ones first, then in the order
+-- of acceptance. Every step is a probe of an index, whatever waits. A turn that is not newer than
+-- the worker's last one gives nothing.
+create or replace function take_runs(worker uuid, its_turn bigint, room int, at timestamptz)
+returns setof task
+language plpgsql as $$
+begin
+  return query
+  with taker as (
+    update worker as w set turn = its_turn where w.id = take_runs.worker and w.turn < its_turn
+    returning w.queue, w.meets
+  ), chosen as (
+    select ready.id
+    from taker cross join lateral (
+      select one.id
+      from unnest(taker.meets) as met (requirement)
+      cross join lateral (
+        select t.id, t.seq, t.immediate from task as t
+        where t.queue = taker.queue and t.requirement_id = met.requirement
+          and t.state = 'waiting' and t.blocked_by = 0 and t.lease_seconds is null
+          and t.retry_at is null
+        order by (not t.immediate), t.seq limit room) as one
+      order by (not one.immediate), one.seq limit room) as ready
+  )
+  update task set state = 'running', started_at = coalesce(task.started_at, at), updated_at = at,
+                  fence = nextval('fence_seq'), worker_id = take_runs.worker
+  from chosen where task.id = chosen.id
+  returning task.*;
+end $$;
+
+
+-- One run as its worker gets it.
+create or replace function assignment_of(given task) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object(
+    'task_id', given.id, 'attempt', given.attempt, 'fence', given.fence,
+    'function', substr(given.name, length(given.queue) + 2), 'arguments', given.arguments,
+    'username', given.username, 'logging_cid', given.logging_cid, 'group_id', given.group_id,
+    'immediate', given.immediate, 'profile_options', to_jsonb(given.profile_options))
+$$;
+
+
+-- Workers report ends and take new runs: one call, one transaction, for all that came together.
+-- Returns, in the order of `items`, each worker's answer, and the queues in which tasks were left
+-- ready; a last row says whether notes were left. contract: dispatcher §4.3
+create or replace function exchange_runs(items jsonb, at timestamptz)
+returns table (answer jsonb, wake text[], told boolean)
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+as $$
+declare
+  item jsonb;
+  reports jsonb;
+  counted uuid[] := '{}';
+  ready jsonb := '[]';
+  given task[];
+  forgotten task[];
+  room int;
+begin
+  perform pg_advisory_xact_lock(7120042);
+  select jsonb_agg(report) into reports
+    from jsonb_array_elements(items) as i, jsonb_array_elements(i -> 'ended') as report;
+  if reports is not null then
+    select f.counted, f.ready into counted, ready from finish_runs(reports, at) as f;
+  end if;
+  for item in select * from jsonb_array_elements(items) loop
+    forgotten := '{}';
+    if jsonb_typeof(item -> 'holding') = 'array' then
+      forgotten := forgotten_runs(
+        (item ->> 'worker_id')::uuid,
+        array(select jsonb_array_elements_text(item -> 'holding'))::uuid[], at);
+    end if;
+    room := greatest(0, (item ->> 'room')::int - cardinality(forgotten));
+    given := '{}';
+    if room > 0 then
+      given := array(select t from take_runs(
+        (item ->> 'worker_id')::uuid, (item ->> 'turn')::bigint, room, at) as t);
+    end if;
+    if exists (select from unnest(given) where user_task is not null) then
+      perform tell_user_tasks(array(select id from unnest(given)), at);
+    end if;
+    select jsonb_build_object(
+      'known', cardinality(given) > 0 or cardinality(forgotten) > 0 or exists (
+        select from worker where id = (item ->> 'worker_id')::uuid),
+      'ended', coalesce((
+        select jsonb_agg(jsonb_build_object(
+          'task_id', report ->> 'task_id',
+          'accepted', (report ->> 'task_id')::uuid = any(counted)))
+        from jsonb_array_elements(item -> 'ended') as report), '[]'),
+      'start', coalesce((
+        select jsonb_agg(assignment_of(t) order by not t.immediate, t.seq)
+        from unnest(forgotten || given) as t), '[]'))
+      into answer;
+    wake := array(
+      select distinct queue from unnest(given) where cardinality(given) = room);
+    ready := coalesce((
+      select jsonb_agg(one) from jsonb_array_elements(ready) as one
+      where (one ->> 'id')::uuid <> all (array(select id from unnest(given)))), '[]');
+    return next;
+  end loop;
+  answer := null;
+  told := current_setting('lyceum.told', true) = 'yes';
+  wake := array(select distinct one ->> 'queue' from jsonb_array_elements(ready) as one);
+  return next;
+end $$;
+
+
+-- Runs that were given to a worker in an answer it never got. Those that were asked to cancel
+-- meanwhile never began: they end here.
+create or replace function forgotten_runs(its_id uuid, holding uuid[], at timestamptz)
+returns task[]
+language plpgsql as $$
+declare
+  stopped uuid[];
+begin
+  with never_begun as (
+    update task set state = 'canceled', finished_at = at, updated_at = at, worker_id = null
+    where worker_id = its_id and state = 'canceling' and id <> all(holding)
+    returning id)
+  select array_agg(id) into stopped from never_begun;
+  perform end_tasks(stopped, at);
+  return array(
+    select t from task as t
+    where t.worker_id = its_id and t.state = 'running' and t.id <> all(holding));
+end $$;
