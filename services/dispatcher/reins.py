@@ -1,23 +1,28 @@
 """Holding the reins of a running function: one that will not stop is never resumed."""
 
+import asyncio
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-PATIENCE = 3
 # A frozen coroutine must not be collected: closing it would run its code once more.
 _frozen: list[Coroutine[Any, Any, Any]] = []
 
 
-class Driven:
-    """Awaits a coroutine, and lets it swallow only so many cancels.
+class Reins:
+    """Awaits a coroutine and can let go of it.
 
-    An event loop cannot kill a coroutine, but it need not go on with it either: after the last
-    cancel that was swallowed, none of its code runs any more. contract: dispatcher DI-52
+    An event loop cannot kill a coroutine, but it need not go on with it either: once let go, the
+    next cancel is not passed on to it, and none of its code runs any more.
+    contract: dispatcher DI-52
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
-        self._canceled = 0
+        self._let_go = False
+
+    def let_go(self) -> None:
+        """Leave the coroutine where it is at the next cancel."""
+        self._let_go = True
 
     def __await__(self) -> Generator[Any, Any, Any]:
         error: BaseException | None = None
@@ -35,8 +40,7 @@ class Driven:
                 self._coroutine.close()
                 raise
             except BaseException as thrown:  # Whatever the loop throws is for the function.
-                self._canceled += 1
-                if self._canceled > PATIENCE:
+                if self._let_go and isinstance(thrown, asyncio.CancelledError):
                     _frozen.append(self._coroutine)
                     raise
                 error = thrown

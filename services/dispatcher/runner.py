@@ -22,7 +22,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from services.dispatcher.progress import Progress
-from services.dispatcher.reins import Driven
+from services.dispatcher.reins import Reins
 from services.dispatcher.schemas import (
     Assignment,
     Exchange,
@@ -47,7 +47,9 @@ API = "/api/dispatcher/v1"
 IMMEDIATE_SECONDS = 5.0
 MOST_ENDED = 1000
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-CANCEL_AGAIN_SECONDS = 1.0
+# Long enough for a function to clean up behind itself.
+CANCEL_AGAIN_SECONDS = 5.0
+CANCELS = 2
 SHUTDOWN = "Aborted during worker shutdown."
 
 
@@ -80,11 +82,11 @@ TaskFunction = Callable[..., Coroutine[Any, Any, Any]]
 
 
 async def outcome(
-    call: TaskFunction | None, task: TaskContext, assignment: Assignment, canceled: set[UUID]
+    call: Reins, task: TaskContext, assignment: Assignment, canceled: set[UUID]
 ) -> FinishReport:
     """Run a function to its end, whatever that is. contract: dispatcher §2.4, §4.9"""
     try:
-        result = _storable(await _called(call, task, assignment))
+        result = _storable(await _in_time(call, assignment))
         await task.progress.close()
     except Again as wish:
         return _report(task, "retry", retry_seconds=wish.seconds)
@@ -98,23 +100,26 @@ async def outcome(
     return _report(task, "completed", result=result)
 
 
-async def _called(call: TaskFunction | None, task: TaskContext, assignment: Assignment) -> Any:
-    if call is None:
-        raise LookupError(f"This worker has no function called {assignment.function}.")
-    if not inspect.iscoroutinefunction(call):
-        raise Misconfigured(f"{assignment.function}: immediate tasks must be async functions.")
-    run = Driven(call(task, **assignment.arguments))
+async def _in_time(call: Reins, assignment: Assignment) -> Any:
     if not assignment.immediate:
-        return await run
+        return await call
     try:
         async with asyncio.timeout(IMMEDIATE_SECONDS) as limit:
-            return await run
+            return await call
     except TimeoutError:
         if not limit.expired():
             raise
         raise TooSlow(
             f"{assignment.function}: timed out after {IMMEDIATE_SECONDS:.0f} seconds."
         ) from None
+
+
+async def _called(call: TaskFunction | None, task: TaskContext, assignment: Assignment) -> Any:
+    if call is None:
+        raise LookupError(f"This worker has no function called {assignment.function}.")
+    if not inspect.iscoroutinefunction(call):
+        raise Misconfigured(f"{assignment.function}: immediate tasks must be async functions.")
+    return await call(task, **assignment.arguments)
 
 
 class Misconfigured(Problem):
@@ -147,6 +152,7 @@ class TaskRunner:
         self._ended: list[FinishReport] = []
         self._worker_id = ids.new_id()
         self._turn = 0
+        self._reins: dict[UUID, Reins] = {}
         self._canceled: set[UUID] = set()
         self._registered = asyncio.Event()
         self._news = asyncio.Event()
@@ -305,8 +311,12 @@ class TaskRunner:
             task_id, assignment.username, assignment.fence, assignment.attempt, context.settings,
             context.sessions, context.files, context.clients, progress, assignment.group_id,
         )  # fmt: skip
-        call = self._functions.get(assignment.function)
-        report = await outcome(call, task, assignment, self._canceled)
+        reins = Reins(_called(self._functions.get(assignment.function), task, assignment))
+        self._reins[task_id] = reins
+        try:
+            report = await outcome(reins, task, assignment, self._canceled)
+        finally:
+            del self._reins[task_id]
         log.info("task.finished", function=assignment.function, state=report.state)
         return report
 
@@ -392,13 +402,24 @@ class TaskRunner:
             return
         self._canceled.add(task_id)
         run.cancel()
-        asyncio.get_running_loop().call_later(CANCEL_AGAIN_SECONDS, self._cancel_again, run)
+        asyncio.get_running_loop().call_later(
+            CANCEL_AGAIN_SECONDS, self._cancel_again, task_id, run, CANCELS
+        )
 
-    def _cancel_again(self, run: "asyncio.Task[FinishReport]") -> None:
-        if not run.done():
-            log.warning("task.ignores_cancel")
-            run.cancel()
-            asyncio.get_running_loop().call_later(CANCEL_AGAIN_SECONDS, self._cancel_again, run)
+    def _cancel_again(
+        self, task_id: UUID, run: "asyncio.Task[FinishReport]", patience: int
+    ) -> None:
+        """A function may swallow a cancel, but not for ever."""
+        if run.done():
+            return
+        log.warning("task.ignores_cancel", task_id=str(task_id), patience=patience)
+        reins = self._reins.get(task_id)
+        if patience == 0 and reins is not None:
+            reins.let_go()
+        run.cancel()
+        asyncio.get_running_loop().call_later(
+            CANCEL_AGAIN_SECONDS, self._cancel_again, task_id, run, max(0, patience - 1)
+        )
 
     async def _stop_runs(self, grace: float) -> None:
         """Let runs end, cancel the late ones, and tell the dispatcher of all of them."""
@@ -410,6 +431,8 @@ class TaskRunner:
                 for run in late:
                     run.cancel()
                 _, late = await asyncio.wait(late, timeout=CANCEL_AGAIN_SECONDS)
+                for reins in self._reins.values():
+                    reins.let_go()
         if self._ended:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONGEST_PAUSE):

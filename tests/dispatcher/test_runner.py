@@ -1,0 +1,329 @@
+"""A worker and the dispatcher together: real app, real stores, functions of the test's own."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.dispatcher import client, runner
+from services.dispatcher.immediate import ImmediateRunner
+from services.dispatcher.runner import Again, TaskContext, TaskRunner
+from services.dispatcher.schemas import TaskRequest, TaskView
+from services.dispatcher.states import FINAL, State
+from shared.clients import ServiceClients
+from shared.problems import NotFound
+from shared.worker import WorkerContext
+
+LIMIT = 15.0
+
+
+class Losing(httpx.AsyncBaseTransport):
+    """The way to the app; loses the answers of the exchanges it is told to."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._inner = httpx.ASGITransport(app=app)
+        self.lose = 0
+        self.lost = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._inner.handle_async_request(request)
+        if self.lose and request.url.path.endswith("/exchange"):
+            body = await response.aread()
+            if b'"start":[{' in body.replace(b" ", b""):
+                self.lose -= 1
+                self.lost += 1
+                raise httpx.ReadError("lost", request=request)
+            return httpx.Response(response.status_code, content=body, request=request)
+        return response
+
+
+class Worker:
+    """A runner beside the app, in this process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app, self.way = app, Losing(app)
+        self.clients = ServiceClients(app.state.settings, transport=self.way)
+
+    @contextlib.asynccontextmanager
+    async def runs(self, **functions: Callable[..., Any]) -> AsyncIterator[TaskRunner]:
+        state = self.app.state
+        context = WorkerContext(
+            state.settings.model_copy(
+                update={"worker_heartbeat_seconds": 0.2, "worker_grace_seconds": 1.0}
+            ),
+            state.database,
+            self.clients,
+            state.files,
+            state.queue,
+        )
+        found = TaskRunner(functions)
+        async with found.alive(context):
+            yield found
+            context.stopping.set()
+
+    async def dispatch(self, function: str, **values: Any) -> UUID:
+        request = TaskRequest.model_validate(
+            {"id": uuid4(), "function": function, "queue": "dispatcher", **values}
+        )
+        await client.dispatch_now(self.clients, [request])
+        return request.id
+
+    async def until(self, task_id: UUID, good: Callable[[TaskView], bool]) -> TaskView:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                task = await client.get_task(self.clients, task_id)
+                if good(task):
+                    return task
+                await asyncio.sleep(0.02)
+
+    async def ended(self, task_id: UUID) -> TaskView:
+        return await self.until(task_id, lambda task: task.state in FINAL)
+
+    async def cancel(self, task_id: UUID) -> None:
+        await self.clients.post("dispatcher", f"/api/dispatcher/v1/tasks/{task_id}/cancel", {})
+
+
+@pytest.fixture
+def worker(app: FastAPI) -> Worker:
+    return Worker(app)
+
+
+async def test_a_result_an_error_and_a_missing_function_are_recorded(worker: Worker) -> None:
+    async def adds(task: TaskContext, *, a: int, b: int) -> int:
+        return a + b
+
+    async def refuses(task: TaskContext) -> None:
+        raise NotFound("There is no such course.")
+
+    async with worker.runs(adds=adds, refuses=refuses):
+        added = await worker.ended(
+            await worker.dispatch("adds", arguments={"a": 1, "b": 2}, exclusive=["x"])
+        )
+        refused = await worker.ended(await worker.dispatch("refuses"))
+        missing = await worker.ended(await worker.dispatch("nowhere"))
+        wrong = await worker.ended(await worker.dispatch("adds", arguments={"c": 1}))
+
+    assert (added.state, added.result) == (State.COMPLETED, 3)
+    assert refused.error == {"description": "There is no such course.", "code": "not-found"}
+    assert missing.error is not None
+    assert "no function called nowhere" in missing.error["description"]
+    assert wrong.error is not None
+    assert "TypeError" in wrong.error["description"]
+
+
+async def test_a_run_whose_answer_was_lost_is_made_once(worker: Worker) -> None:
+    made: list[UUID] = []
+
+    async def counts(task: TaskContext) -> None:
+        made.append(task.task_id)
+
+    worker.way.lose = 1
+    async with worker.runs(counts=counts):
+        tasks = [await worker.dispatch("counts") for _ in range(3)]
+        for task in tasks:
+            assert (await worker.ended(task)).state is State.COMPLETED
+
+    assert worker.way.lost == 1
+    assert sorted(made) == sorted(tasks)
+
+
+async def test_a_function_that_wants_to_be_repeated_is(worker: Worker) -> None:
+    attempts: list[int] = []
+
+    async def thrice(task: TaskContext) -> str:
+        attempts.append(task.attempt)
+        if task.attempt < 3:
+            raise Again(seconds=0)
+        return "at last"
+
+    async with worker.runs(thrice=thrice):
+        task = await worker.ended(await worker.dispatch("thrice"))
+
+    assert (task.state, task.result, attempts) == (State.COMPLETED, "at last", [1, 2, 3])
+
+
+async def test_a_canceled_run_cleans_up_and_ends_canceled(worker: Worker) -> None:
+    cleaned: list[bool] = []
+
+    async def cleans(task: TaskContext) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.append(True)
+
+    async with worker.runs(cleans=cleans):
+        task = await worker.dispatch("cleans")
+        await worker.until(task, lambda found: found.state is State.RUNNING)
+        await worker.cancel(task)
+        assert (await worker.ended(task)).state is State.CANCELED
+
+    assert cleaned == [True]
+
+
+async def test_a_function_that_swallows_every_cancel_never_goes_on(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CANCEL_AGAIN_SECONDS", 0.1)
+    rounds = 0
+
+    async def gooey(task: TaskContext) -> None:
+        nonlocal rounds
+        while True:
+            with contextlib.suppress(BaseException):
+                rounds += 1
+                await asyncio.sleep(0.01)
+
+    async with worker.runs(gooey=gooey):
+        task = await worker.dispatch("gooey", exclusive=["x"])
+        await worker.until(task, lambda found: found.state is State.RUNNING)
+        await worker.cancel(task)
+        assert (await worker.ended(task)).state is State.CANCELED
+        before = rounds
+        await asyncio.sleep(0.1)
+        assert rounds == before
+
+
+async def test_cancels_inside_a_library_are_not_ours(worker: Worker) -> None:
+    async def busy(task: TaskContext) -> int:
+        for _ in range(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 60)
+                group.cancel_scope.cancel()
+        return 10
+
+    async with worker.runs(busy=busy):
+        task = await worker.ended(await worker.dispatch("busy"))
+
+    assert (task.state, task.result) == (State.COMPLETED, 10)
+
+
+async def test_what_a_run_dispatches_is_its_child_in_its_correlation(
+    app: FastAPI, worker: Worker, http: httpx.AsyncClient
+) -> None:
+    async def parent(task: TaskContext) -> str:
+        request = client.make_request("child", queue="dispatcher", kwargs={})
+        await client.dispatch_now(task.clients, [request])
+        return str(request.id)
+
+    async def child(task: TaskContext) -> None: ...
+
+    async with worker.runs(parent=parent, child=child):
+        first = await worker.dispatch("parent", logging_cid="c0ffee")
+        second = UUID((await worker.ended(first)).result)
+        await worker.ended(second)
+
+    from services.dispatcher.models import Task
+
+    async with app.state.database.sessions() as session:
+        row = await session.get(Task, second)
+    assert (row.parent_id, row.logging_cid) == (first, "c0ffee")
+
+
+# Immediate tasks: contract dispatcher §2.3, §2.4
+
+
+@contextlib.asynccontextmanager
+async def here(worker: Worker, **functions: Callable[..., Any]) -> AsyncIterator[ImmediateRunner]:
+    found = ImmediateRunner(functions)
+    async with found.beside()(_with_clients(worker)):
+        yield found
+
+
+def _with_clients(worker: Worker) -> FastAPI:
+    app = FastAPI()
+    app.state._state.update(worker.app.state._state)
+    app.state.clients = worker.clients
+    return app
+
+
+def immediate(function: str, **values: Any) -> TaskRequest:
+    return TaskRequest.model_validate(
+        {"id": uuid4(), "function": function, "queue": "dispatcher", "immediate": True, **values}
+    )
+
+
+async def says(task: TaskContext) -> str:
+    return "hello"
+
+
+async def test_an_immediate_task_has_ended_when_the_call_returns(worker: Worker) -> None:
+    async with here(worker, says=says) as process:
+        task = await process.run_now(immediate("says", exclusive=["x"], deferred=False))
+
+    assert (task.state, task.result, task.error) == (State.COMPLETED, "hello", None)
+
+
+async def test_an_immediate_task_on_a_busy_resource_waits_or_is_canceled(worker: Worker) -> None:
+    async with here(worker, says=says) as process:
+        holder = await worker.dispatch("nobody runs this", exclusive=["x"])
+        waits = await process.run_now(immediate("says", exclusive=["x"]))
+        canceled = await process.run_now(immediate("says", exclusive=["x"], deferred=False))
+        await worker.cancel(holder)
+        async with worker.runs(says=says):
+            later = await worker.ended(waits.id)
+
+    assert waits.state is State.WAITING
+    assert waits.waiting_for is not None
+    assert waits.waiting_for.resources == ["x"]
+    assert (canceled.state, canceled.error) == (
+        State.CANCELED,
+        {"reason": "Resources temporarily unavailable."},
+    )
+    assert (later.state, later.result) == (State.COMPLETED, "hello")
+
+
+async def test_an_immediate_task_that_takes_too_long_fails(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "IMMEDIATE_SECONDS", 0.1)
+
+    async def slow(task: TaskContext) -> None:
+        await asyncio.sleep(10)
+
+    async with here(worker, slow=slow) as process:
+        task = await process.run_now(immediate("slow"))
+
+    assert task.state is State.FAILED
+    assert task.error is not None
+    assert task.error["error_code"] == "PLP0024"
+    assert "timed out after" in task.error["description"]
+
+
+async def test_a_plain_function_cannot_be_run(worker: Worker) -> None:
+    def plain(task: TaskContext) -> None: ...
+
+    async with here(worker, plain=plain) as process:
+        task = await process.run_now(immediate("plain"))
+
+    assert task.state is State.FAILED
+    assert task.error is not None
+    assert task.error["error_code"] == "PLP0023"
+    assert "must be async" in task.error["description"]
+
+
+async def test_a_failure_of_an_immediate_task_is_in_its_row_only(worker: Worker) -> None:
+    async def breaks(task: TaskContext) -> None:
+        raise ValueError("broken")
+
+    async with here(worker, breaks=breaks) as process:
+        task = await process.run_now(immediate("breaks"))
+
+    assert task.error == {"description": "ValueError: broken"}
+
+
+async def test_a_web_process_takes_no_work(worker: Worker) -> None:
+    async with here(worker, says=says):
+        task = await worker.dispatch("says")
+        await asyncio.sleep(0.3)
+        found = await client.get_task(worker.clients, task)
+
+    assert found.state is State.WAITING
+    assert found.waiting_for is not None
+    assert found.waiting_for.worker
