@@ -50,6 +50,8 @@ class ServiceSettings(BaseSettings):
     # so that a run has stopped before its locks are given away.
     worker_silence_seconds: float = Field(default=10.0, gt=0)
     worker_grace_seconds: float = Field(default=30.0, ge=0)
+    # What may be recorded of runs on request: memory, pyinstrument, memray, logs, debug-logs.
+    task_diagnostics: list[str] = []
     outbox_poll_seconds: float = Field(default=1.0, gt=0)
 
     @classmethod

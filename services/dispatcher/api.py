@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
-from services.dispatcher import assigning, explaining, runs, workers
+from services.dispatcher import assigning, explaining, reports, runs, workers
 from services.dispatcher.schemas import (
     Exchange,
     ExchangeAnswer,
@@ -18,6 +18,7 @@ from services.dispatcher.schemas import (
     ImmediateRequest,
     TaskRequest,
     TaskView,
+    Updates,
 )
 from services.dispatcher.waking import push_after_commit
 from shared.callers import ServiceDep
@@ -76,6 +77,12 @@ async def exchange(
     """
     answers = await request.app.state.exchanging.add([(worker_id, exchange)])
     return _json(answers[0])
+
+
+@router.post("/reports", status_code=204)
+async def take_reports(updates: Updates, service: ServiceDep, session: SessionDep) -> None:
+    """A run tells of itself: its parts, its share of its group's counts, what was recorded."""
+    await reports.apply(session, [updates], now=utc_now())
 
 
 @router.post("/workers/{worker_id}/heartbeat")

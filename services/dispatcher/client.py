@@ -8,7 +8,14 @@ from uuid import UUID
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher.schemas import TaskRequest, TaskView, UserTaskSpec
+from services.dispatcher.schemas import (
+    Created,
+    Gone,
+    TaskRequest,
+    TaskView,
+    Updates,
+    UserTaskSpec,
+)
 from services.dispatcher.states import FINAL
 from shared import ids, outbox
 from shared.callers import Caller
@@ -107,3 +114,25 @@ async def wait_for(clients: ServiceClients, task_id: UUID, timeout: float) -> Ta
             return task
         await asyncio.sleep(min(pause, max(0.0, limit - loop.time())))
         pause = min(LONGEST_PAUSE, pause * 1.5)
+
+
+async def report(clients: ServiceClients, updates: Updates) -> None:
+    """Tell at once what a run reports of itself. Raises Unavailable."""
+    await clients.post(
+        SERVICE, "/api/dispatcher/v1/reports", updates.model_dump(mode="json"), attempts=1
+    )
+
+
+async def report_later(session: AsyncSession, updates: Updates) -> None:
+    """Tell, in this transaction, what a run reports of itself."""
+    await outbox.send(session, SERVICE, "on_reports", updates)
+
+
+async def created(session: AsyncSession, task_id: UUID, prn: str, href: str) -> None:
+    """Tell, in the transaction that makes something, that a task made it."""
+    await outbox.send(session, SERVICE, "on_created", Created(task_id=task_id, prn=prn, href=href))
+
+
+async def gone(session: AsyncSession, prn: str) -> None:
+    """Tell, in the transaction that removes something, that it exists no more."""
+    await outbox.send(session, SERVICE, "on_resource_gone", Gone(prn=prn))

@@ -6,8 +6,8 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs
-from services.dispatcher.schemas import TaskRequest
+from services.dispatcher import reports, runs
+from services.dispatcher.schemas import Created, Gone, TaskRequest, Updates
 from services.dispatcher.waking import push_after_commit
 from shared.database import utc_now
 from shared.outbox import NoteHandler
@@ -33,7 +33,26 @@ async def on_cancel_requested(session: AsyncSession, payloads: list[dict[str, An
     push_after_commit(session, running)
 
 
+async def on_reports(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
+    """Runs told of themselves while the dispatcher was away."""
+    updates = [Updates.model_validate(payload) for payload in payloads]
+    await reports.apply(session, updates, now=utc_now())
+
+
+async def on_created(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
+    """Tasks made something."""
+    await reports.created(session, [Created.model_validate(payload) for payload in payloads])
+
+
+async def on_resource_gone(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
+    """Things exist no more."""
+    await reports.gone(session, [Gone.model_validate(payload).prn for payload in payloads])
+
+
 NOTES: dict[str, NoteHandler] = {
+    "on_reports": on_reports,
+    "on_created": on_created,
+    "on_resource_gone": on_resource_gone,
     "on_dispatch": on_dispatch,
     "on_cancel_requested": on_cancel_requested,
 }

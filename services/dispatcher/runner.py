@@ -20,9 +20,14 @@ from uuid import UUID
 import orjson
 import structlog
 from redis.exceptions import RedisError
+from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.dispatcher import client
+from services.dispatcher.diagnostics import recording
+from services.dispatcher.folders import TaskFolder
 from services.dispatcher.progress import Progress
 from services.dispatcher.reins import Reins
+from services.dispatcher.reporting import Reports
 from services.dispatcher.schemas import (
     Assignment,
     Exchange,
@@ -74,7 +79,13 @@ class TaskContext:
     files: Files
     clients: ServiceClients
     progress: Progress
+    reports: Reports
+    folder: TaskFolder
     group_id: UUID | None = None
+
+    async def created(self, session: AsyncSession, prn: str, href: str) -> None:
+        """Tell, in the transaction that makes something, that this task made it."""
+        await client.created(session, self.task_id, prn, href)
 
 
 RunEnd = Literal["completed", "failed", "canceled", "retry"]
@@ -86,7 +97,11 @@ async def outcome(
 ) -> FinishReport:
     """Run a function to its end, whatever that is. contract: dispatcher §2.4, §4.9"""
     try:
-        result = _storable(await _in_time(call, assignment))
+        async with recording(
+            assignment.profile_options, task.settings.task_diagnostics, task.task_id, task.files,
+            task.reports,
+        ):  # fmt: skip
+            result = _storable(await _in_time(call, assignment))
         await task.progress.close()
     except Again as wish:
         return _report(task, "retry", retry_seconds=wish.seconds)
@@ -307,9 +322,12 @@ class TaskRunner:
             attempt=assignment.attempt,
         )
         progress = Progress(task_id, assignment.attempt, context.clients, context.sessions)
+        reports = Reports(task_id, assignment.group_id, context.clients, context.sessions)
+        folder = TaskFolder()
         task = TaskContext(
             task_id, assignment.username, assignment.fence, assignment.attempt, context.settings,
-            context.sessions, context.files, context.clients, progress, assignment.group_id,
+            context.sessions, context.files, context.clients, progress, reports, folder,
+            assignment.group_id,
         )  # fmt: skip
         reins = Reins(_called(self._functions.get(assignment.function), task, assignment))
         self._reins[task_id] = reins
@@ -317,6 +335,8 @@ class TaskRunner:
             report = await outcome(reins, task, assignment, self._canceled)
         finally:
             del self._reins[task_id]
+            folder.remove()
+        await reports.close()
         log.info("task.finished", function=assignment.function, state=report.state)
         return report
 

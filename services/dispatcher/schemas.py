@@ -6,7 +6,14 @@ from uuid import UUID
 
 import orjson
 from packaging.version import InvalidVersion, Version
-from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from services.dispatcher.states import State
 from services.user_tasks.schemas import ContainerSpec
@@ -202,3 +209,67 @@ class HeartbeatAnswer(BaseModel):
     known: bool
     cancel: list[UUID] = []
     running: list[UUID] = []
+
+
+ReportState = Literal["waiting", "running", "completed", "failed", "canceled"]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+class ReportUpdate(BaseModel):
+    """How far one part of a task is. contract: dispatcher §7"""
+
+    id: UUID
+    task_id: UUID
+    place: int = Field(default=0, ge=0, le=2**31 - 1)
+    message: Text
+    code: Text
+    state: ReportState
+    total: Count | None = None
+    done: Count = 0
+    suffix: Text | None = None
+    at: AwareDatetime
+
+
+class GroupShareUpdate(BaseModel):
+    """What one task has added to a count of its group, in all."""
+
+    group_id: UUID
+    task_id: UUID
+    code: Text
+    message: Text
+    suffix: Text | None = None
+    done: Count = 0
+    total: Count = 0
+    at: AwareDatetime
+
+
+class ProfileUpdate(BaseModel):
+    """Something recorded about a run; its file is stored already."""
+
+    id: UUID
+    task_id: UUID
+    name: Text
+    file: Text
+    size: Count | None = None
+
+
+class Updates(BaseModel):
+    """What a run tells of itself at once."""
+
+    reports: list[ReportUpdate] = Field(default=[], max_length=MOST_RUNS)
+    shares: list[GroupShareUpdate] = Field(default=[], max_length=MOST_RUNS)
+    profiles: list[ProfileUpdate] = Field(default=[], max_length=MOST_RUNS)
+
+
+class Created(BaseModel):
+    """Something a task made: its name for programs and its address."""
+
+    task_id: UUID
+    prn: Text
+    href: Text
+
+
+class Gone(BaseModel):
+    """Something that exists no more."""
+
+    prn: Text

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -18,6 +19,7 @@ from services.dispatcher.states import State
 from shared.database import Database
 from shared.testing import client, rolled_back, running
 from tests.conftest import Servers
+from tests.dispatcher.in_process import Worker
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WORKER = UUID(int=1)
@@ -47,6 +49,11 @@ async def app(clean: Servers) -> AsyncIterator[FastAPI]:
 async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client(app) as http:
         yield http
+
+
+@pytest.fixture
+def worker(app: FastAPI) -> Worker:
+    return Worker(app)
 
 
 async def register(session: AsyncSession, worker: UUID = WORKER, now: datetime = NOON) -> None:

@@ -60,6 +60,7 @@ def make_task(
     return TaskContext(
         task_id=uuid4(), user="ada", fence=1, attempt=1, settings=Settings(**settings),
         sessions=database.sessions, files=files, clients=nothing, progress=anything,
+        reports=nothing, folder=nothing,
     )  # fmt: skip
 
 
