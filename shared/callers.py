@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ class Caller:
     staff: bool = False
     superuser: bool = False
     scopes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     service: str | None = None
 
     @property
@@ -74,7 +76,8 @@ class Tokens:
             email=str(claims.get("email") or ""),
             staff=claims.get("administrator") is True,
             superuser=claims.get("superuser") is True,
-            scopes=tuple(str(scope) for scope in claims.get("scopes") or ()),
+            scopes=_texts(claims.get("scopes")),
+            groups=_texts(claims.get("groups")),
         )
 
     async def service(self, token: str) -> Caller:
@@ -144,6 +147,10 @@ class Tokens:
                 raise Unavailable("The key set for access tokens cannot be read.") from error
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
 def bearer(request: Request) -> str:
     """The token of the Authorization header. Raises NotAuthenticated without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -185,6 +192,7 @@ def make_token(
     email: str = "",
     staff: bool = False,
     superuser: bool = False,
+    groups: Sequence[str] = (),
     ttl: timedelta = timedelta(hours=12),
 ) -> str:
     """An access token with the claims the platform issues."""
@@ -197,6 +205,7 @@ def make_token(
         "superuser": superuser,
         "scopes": ["read", "write"],
         "filters": [],
+        "groups": list(groups),
         "iat": now,
         "exp": now + int(ttl.total_seconds()),
     }

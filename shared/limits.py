@@ -44,6 +44,7 @@ class Boundary:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    (b"correlation-id", request_id.encode()),
                 ]
             await send(message)
 

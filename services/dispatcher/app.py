@@ -9,14 +9,24 @@ from uuid import UUID
 import httpx
 from fastapi import FastAPI
 
-from services.dispatcher import api, api_pulp, assigning, runs
+from services.dispatcher import (
+    api,
+    api_groups,
+    api_pulp,
+    api_roles,
+    api_schedules,
+    api_workers,
+    assigning,
+    runs,
+    schedules,
+)
 from services.dispatcher.arrivals import Arrivals
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.pushing import pushing
 from services.dispatcher.schemas import Exchange, TaskRequest
 from services.dispatcher.settings import Settings
 from shared.app import create_service_app
-from shared.database import connections
+from shared.database import connections, utc_now
 
 
 @contextlib.asynccontextmanager
@@ -24,6 +34,8 @@ async def collecting(app: FastAPI) -> AsyncIterator[None]:
     """Callers that come at the same time share a transaction."""
     state = app.state
     sessions = state.database.sessions
+    async with sessions.begin() as session:
+        await schedules.keep_built_in(session, state.settings, now=utc_now())
     state.accepting = Arrivals[TaskRequest, UUID](sessions.begin, runs.accept_each)
     async with connections(state.settings.database_url, most=2) as pool:
 
@@ -47,7 +59,17 @@ def create_app(
         settings or Settings(),
         title="Lyceum dispatcher",
         description="Tasks that run when their resources are free.",
-        routers=[api.router, api_pulp.router],
+        routers=[
+            api_workers.router,
+            api_groups.router,
+            api_groups.own_router,
+            api_schedules.router,
+            api_schedules.own_router,
+            api_roles.router,
+            api_roles.own_router,
+            api_pulp.router,
+            api.router,
+        ],
         notes=NOTES,
         compatible=["/pulp/"],
         background=[pushing, collecting],

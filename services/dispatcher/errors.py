@@ -1,6 +1,6 @@
 """What a caller of the dispatcher may have to handle."""
 
-from shared.problems import Conflict, NotFound
+from shared.problems import Conflict, Forbidden, NotFound
 
 
 class TaskUnknown(NotFound):
@@ -16,3 +16,25 @@ class TaskFinished(Conflict):
 class TaskUnfinished(Conflict):
     type = "task-unfinished"
     title = "The task has not ended yet"
+
+
+class GroupUnknown(NotFound):
+    type = "task-group-unknown"
+
+
+class ScheduleUnknown(NotFound):
+    type = "task-schedule-unknown"
+
+
+class WorkerUnknown(NotFound):
+    type = "worker-unknown"
+
+
+class ScheduleExists(Conflict):
+    type = "task-schedule-exists"
+    title = "There is a schedule of this name already"
+
+
+class LinkExpired(Forbidden):
+    type = "link-expired"
+    title = "This link is not valid any more. Ask for a new one."

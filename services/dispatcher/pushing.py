@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs, workers
+from services.dispatcher import runs, schedules, workers
 from services.dispatcher.settings import Settings
 from services.dispatcher.waking import CANCEL_CHANNEL
 from shared import ids
@@ -115,6 +115,7 @@ class Pusher:
         async with self._sessions.begin() as session:
             await runs.repeat_due(session, now=now)
             self.wake(await queues_left_ready(session))
+        await schedules.dispatch_due(self._sessions, now=now)
 
     async def sweep_for_ever(self) -> None:
         while True:

@@ -1,6 +1,6 @@
 """What goes over the wire between the dispatcher and the other services."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -26,6 +26,7 @@ LARGEST = 2**62
 MOST_VERSIONS = 50
 MOST_RUNS = 1000
 MOST_LEVELS = 10
+LONGEST_INTERVAL = timedelta(days=3660)
 
 
 def without_nul(value: str) -> str:
@@ -36,6 +37,15 @@ def without_nul(value: str) -> str:
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(without_nul)]
 Resource = Text
+
+
+def storable_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    dumped = orjson.dumps(arguments)
+    if len(dumped) > LONGEST_ARGUMENTS:
+        raise ValueError(f"arguments may have at most {LONGEST_ARGUMENTS} bytes; pass ids instead.")
+    if b"\\u0000" in dumped:
+        raise ValueError("NUL characters are not allowed in arguments.")
+    return arguments
 
 
 class UserTaskSpec(BaseModel):
@@ -74,13 +84,7 @@ class TaskRequest(BaseModel):
 
     @model_validator(mode="after")
     def storable(self) -> Self:
-        dumped = orjson.dumps(self.arguments)
-        if len(dumped) > LONGEST_ARGUMENTS:
-            raise ValueError(
-                f"arguments may have at most {LONGEST_ARGUMENTS} bytes; pass ids instead."
-            )
-        if b"\\u0000" in dumped:
-            raise ValueError("NUL characters are not allowed in arguments.")
+        storable_arguments(self.arguments)
         if self.user_task is not None and self.username is None:
             raise ValueError("A user task needs its user.")
         if not (self.immediate or self.deferred):
@@ -273,3 +277,51 @@ class Gone(BaseModel):
     """Something that exists no more."""
 
     prn: Text
+
+
+class ScheduleRequest(BaseModel):
+    """When to dispatch which task. Without an interval: once."""
+
+    name: Text
+    queue: Text
+    task_name: Text
+    arguments: dict[str, Any] = {}
+    dispatch_interval: timedelta | None = None
+    next_dispatch: AwareDatetime | None = None
+
+    @field_validator("dispatch_interval")
+    @classmethod
+    def positive(cls, interval: timedelta | None) -> timedelta | None:
+        if interval is not None and not timedelta(seconds=1) <= interval <= LONGEST_INTERVAL:
+            raise ValueError("An interval is between a second and ten years.")
+        return interval
+
+    @field_validator("arguments")
+    @classmethod
+    def storable(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return storable_arguments(arguments)
+
+
+class GroupRequest(BaseModel):
+    """A group of tasks to come."""
+
+    id: UUID | None = None
+    description: Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(without_nul)] = ""
+
+
+class RoleRequest(BaseModel):
+    """A role to give or take away."""
+
+    role: Text
+    users: list[Text] = Field(default=[], max_length=100)
+    groups: list[Text] = Field(default=[], max_length=100)
+
+
+TaskState = Literal["waiting", "running", "canceling"]
+
+
+class PurgeRequest(BaseModel):
+    """Which ended tasks to remove."""
+
+    finished_before: datetime | None = None
+    states: list[Literal["skipped", "completed", "failed", "canceled"]] | None = None

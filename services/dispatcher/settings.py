@@ -8,6 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.settings import ServiceSettings
 
+LARGEST = 10 * 366 * 24 * 60
+
 
 class Settings(ServiceSettings):
     """What the dispatcher needs to know beyond what every service does."""
@@ -18,6 +20,14 @@ class Settings(ServiceSettings):
     worker_ttl_seconds: float = Field(default=20.0, gt=0)
     sweep_seconds: float = Field(default=2.0, gt=0)
     most_attempts: int = Field(default=3, ge=1)
+    # Minutes after which things are cleaned up, and between two clean-ups; 0: never.
+    task_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)
+    orphan_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
+    upload_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)
+    tmpfile_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)
+    link_seconds: int = Field(default=3600, ge=1)
+    # Immediate tasks that may be deferred are left to workers.
+    prefer_defer: bool = False
 
     @property
     def worker_ttl(self) -> timedelta:

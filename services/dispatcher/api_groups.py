@@ -1,0 +1,146 @@
+"""Task groups over HTTP. contract: dispatcher §5.4"""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse
+from sqlmodel import col, select
+
+from services.dispatcher import groups, roles, runs
+from services.dispatcher.api_pulp import canceled_wanted
+from services.dispatcher.filters import number, parse_selection, selected
+from services.dispatcher.groups import UNFINISHED
+from services.dispatcher.models import Task
+from services.dispatcher.schemas import GroupRequest, TaskState
+from services.dispatcher.states import State
+from services.dispatcher.views import group as view
+from services.dispatcher.views import href
+from services.dispatcher.waking import push_after_commit
+from shared import ids
+from shared.callers import AnyCallerDep, Caller, CallerDep
+from shared.database import SessionDep, utc_now
+from shared.paging import windowed
+from shared.problems import BadInput, Forbidden
+
+router = APIRouter(prefix="/pulp/api/v3/task-groups", tags=["task groups"])
+own_router = APIRouter(prefix="/api/dispatcher/v1", tags=["task groups"])
+MOST_CANCELED = 10_000
+
+
+@router.get("/", operation_id="task_groups_list")
+async def list_groups(request: Request, caller: CallerDep, session: SessionDep) -> JSONResponse:
+    """Groups with a task you may see, oldest first. Other parameters than paging do nothing."""
+    limit, offset = _window(request, "limit", 100, 1), _window(request, "offset", 0, 0)
+    rows, count = await groups.page(session, caller=caller, limit=limit, offset=offset)
+    shown = await _shown(session, rows)
+    return JSONResponse(windowed(request, shown, count=count, limit=limit, offset=offset))
+
+
+def _window(request: Request, name: str, default: int, least: int) -> int:
+    value = request.query_params.get(name)
+    try:
+        return default if value is None else number(value, least=least)
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}", fields={name: [str(error)]}) from error
+
+
+async def _shown(session: SessionDep, rows: Any) -> list[dict[str, Any]]:
+    found = await groups.contents(session, rows)
+    return [
+        view(
+            row, found.counts.get(row.id, {}), found.reports.get(row.id, []),
+            found.tasks.get(row.id, []),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+@router.get("/{group_id}/", operation_id="task_groups_read")
+async def read_group(
+    request: Request, group_id: UUID, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """One group with its tasks."""
+    search = parse_selection(request.query_params.multi_items())
+    group = await groups.get(session, group_id, caller=caller)
+    return JSONResponse(selected((await _shown(session, [group]))[0], search))
+
+
+@router.patch("/{group_id}/", operation_id="task_groups_cancel")
+async def cancel_group(
+    group_id: UUID,
+    caller: CallerDep,
+    session: SessionDep,
+    body: Annotated[dict[str, Any], Body()],
+) -> JSONResponse:
+    """Stop all tasks of a group: send `{"state": "canceled"}`."""
+    canceled_wanted(body)
+    group = await groups.get(session, group_id, caller=caller)
+    running = await groups.cancel(session, group, caller=caller, now=utc_now())
+    push_after_commit(session, running)
+    shown = (await _shown(session, [group]))[0]
+    left = any(shown[state.value] for state in UNFINISHED)
+    return JSONResponse(shown, 409 if left else 200)
+
+
+@own_router.post("/task-groups/", status_code=201)
+async def make_group(
+    wanted: GroupRequest, caller: AnyCallerDep, session: SessionDep
+) -> dict[str, str]:
+    """Make a group to dispatch tasks into. With an id of yours, twice makes one."""
+    _privileged(caller)
+    group_id = wanted.id or ids.new_id()
+    await groups.create(
+        session, group_id, description=wanted.description, username=caller.username, now=utc_now()
+    )
+    return {"id": str(group_id), "pulp_href": f"/pulp/api/v3/task-groups/{group_id}/"}
+
+
+@own_router.post("/task-groups/{group_id}/finish", status_code=204)
+async def finish_group(group_id: UUID, caller: AnyCallerDep, session: SessionDep) -> None:
+    """No more tasks will be dispatched into this group."""
+    _privileged(caller)
+    await groups.finish(session, group_id, now=utc_now())
+
+
+@own_router.post("/tasks/cancel")
+async def cancel_tasks(
+    caller: CallerDep,
+    session: SessionDep,
+    tasks: Annotated[list[UUID] | None, Body(max_length=MOST_CANCELED)] = None,
+    name: Annotated[str | None, Body()] = None,
+    state: Annotated[TaskState | None, Body()] = None,
+    group: Annotated[UUID | None, Body()] = None,
+) -> dict[str, Any]:
+    """Stop many tasks: those named, or those of yours a filter finds. Says what became of each.
+
+    contract: dispatcher §9 P-21
+    """
+    conditions = [await roles.permitted(session, caller, roles.CHANGE)]
+    if tasks is None and name is None and state is None and group is None:
+        message = "Say which tasks: by tasks, name, state or group."
+        raise BadInput(message, fields={"non_field_errors": [message]})
+    if tasks is not None:
+        conditions.append(col(Task.id).in_(tasks))
+    if name is not None:
+        conditions.append(col(Task.name) == name.replace("\x00", ""))
+    if group is not None:
+        conditions.append(col(Task.group_id) == group)
+    states = [State(state)] if state is not None else [*UNFINISHED, State.CANCELING]
+    conditions.append(col(Task.state).in_(states))
+    query = select(Task.id).where(*conditions).order_by(col(Task.seq)).limit(MOST_CANCELED + 1)
+    found = list(await session.exec(query))
+    running = await runs.cancel(session, found[:MOST_CANCELED], now=utc_now())
+    push_after_commit(session, running)
+    after = await session.exec(
+        select(Task.id, Task.state).where(col(Task.id).in_(found[:MOST_CANCELED]))
+    )
+    return {
+        "tasks": [{"task": href(ident), "state": State(became).value} for ident, became in after],
+        "more": len(found) > MOST_CANCELED,
+    }
+
+
+def _privileged(caller: Caller) -> None:
+    if not (caller.service or caller.administrator):
+        raise Forbidden
