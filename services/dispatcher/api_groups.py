@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from services.dispatcher import groups, roles, runs
 from services.dispatcher.api_pulp import canceled_wanted
-from services.dispatcher.filters import number, parse_selection, selected
+from services.dispatcher.filters import number, parameters, parse_selection, selected
 from services.dispatcher.groups import UNFINISHED
 from services.dispatcher.models import Task
 from services.dispatcher.schemas import GroupRequest, TaskState
@@ -28,12 +28,17 @@ own_router = APIRouter(prefix="/api/dispatcher/v1", tags=["task groups"])
 MOST_CANCELED = 10_000
 
 
-@router.get("/", operation_id="task_groups_list")
+@router.get(
+    "/",
+    operation_id="task_groups_list",
+    openapi_extra={"parameters": parameters("limit", "offset", "fields", "exclude_fields")},
+)
 async def list_groups(request: Request, caller: CallerDep, session: SessionDep) -> JSONResponse:
     """Groups with a task you may see, oldest first. Other parameters than paging do nothing."""
     limit, offset = _window(request, "limit", 100, 1), _window(request, "offset", 0, 0)
     rows, count = await groups.page(session, caller=caller, limit=limit, offset=offset)
-    shown = await _shown(session, rows)
+    search = parse_selection(request.query_params.multi_items())
+    shown = [selected(group, search) for group in await _shown(session, rows)]
     return JSONResponse(windowed(request, shown, count=count, limit=limit, offset=offset))
 
 
@@ -56,7 +61,11 @@ async def _shown(session: SessionDep, rows: Any) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@router.get("/{group_id}/", operation_id="task_groups_read")
+@router.get(
+    "/{group_id}/",
+    operation_id="task_groups_read",
+    openapi_extra={"parameters": parameters("fields", "exclude_fields")},
+)
 async def read_group(
     request: Request, group_id: UUID, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:

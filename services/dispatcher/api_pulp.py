@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from services.dispatcher import artifacts, client, roles, runs, searching
 from services.dispatcher.errors import TaskUnknown
-from services.dispatcher.filters import parse_selection, selected
+from services.dispatcher.filters import parameters, parse_selection, selected
 from services.dispatcher.models import Task
 from services.dispatcher.schemas import PurgeRequest
 from services.dispatcher.searching import TASKS
@@ -72,7 +72,11 @@ def _start_of_day(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-@router.get("/tasks/{task_id}/", operation_id="tasks_read")
+@router.get(
+    "/tasks/{task_id}/",
+    operation_id="tasks_read",
+    openapi_extra={"parameters": parameters("fields", "exclude_fields", "minimal")},
+)
 async def read_task(
     request: Request, task_id: UUID, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:

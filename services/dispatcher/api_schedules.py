@@ -17,6 +17,7 @@ from services.dispatcher.filters import (
     Searchable,
     dates,
     identities,
+    parameters,
     parse_selection,
     selected,
     texts,
@@ -79,7 +80,11 @@ async def list_schedules(request: Request, caller: CallerDep, session: SessionDe
     )
 
 
-@router.get("/{schedule_id}/", operation_id="task_schedules_read")
+@router.get(
+    "/{schedule_id}/",
+    operation_id="task_schedules_read",
+    openapi_extra={"parameters": parameters("fields", "exclude_fields")},
+)
 async def read_schedule(
     request: Request, schedule_id: UUID, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:

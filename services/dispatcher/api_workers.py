@@ -18,6 +18,7 @@ from services.dispatcher.filters import (
     boolean,
     dates,
     identities,
+    parameters,
     parse_selection,
     selected,
     texts,
@@ -94,7 +95,11 @@ async def list_workers(request: Request, caller: CallerDep, session: SessionDep)
     return JSONResponse(page)
 
 
-@router.get("/workers/{worker_id}/", operation_id="workers_read")
+@router.get(
+    "/workers/{worker_id}/",
+    operation_id="workers_read",
+    openapi_extra={"parameters": parameters("fields", "exclude_fields")},
+)
 async def read_worker(
     request: Request, worker_id: UUID, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:

@@ -69,11 +69,20 @@ class Searchable:
 
     def parameters(self) -> list[dict[str, Any]]:
         """For OpenAPI."""
-        described = {**dict.fromkeys(sorted(self.filters), "Filter"), **PLAIN}
-        return [
-            {"name": name, "in": "query", "schema": {"type": "string"}, "description": about}
-            for name, about in described.items()
-        ]
+        return parameters(*sorted(self.filters), *PLAIN)
+
+
+def parameters(*names: str) -> list[dict[str, Any]]:
+    """Query parameters for OpenAPI."""
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": PLAIN.get(name, "Filter"),
+        }
+        for name in names
+    ]
 
 
 def parse_selection(items: Iterable[tuple[str, str]]) -> Search:

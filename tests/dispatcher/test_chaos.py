@@ -56,7 +56,6 @@ def fleet(clean: Servers, tmp_path: Path) -> Iterator[tuple[Processes, str]]:
         "LYCEUM_WORKER_GRACE_SECONDS": "2",
         "DISPATCHER_WORKER_TTL_SECONDS": "3",
         "DISPATCHER_SWEEP_SECONDS": "0.5",
-        "DISPATCHER_REPUSH_SECONDS": "3",
     }
     with processes(tmp_path, environment) as started:
         started.web("web", "services.dispatcher.app:create_app", port)

@@ -1,0 +1,144 @@
+"""The command line client written for Pulp, unchanged, against a running dispatcher."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from services.dispatcher.settings import Settings
+from shared.callers import make_token, service_token
+from shared.testing import SECRET
+from tests.conftest import Servers
+from tests.processes import free_port, processes
+
+PULP = Path(sys.executable).with_name("pulp")
+SECONDS = 60
+
+
+@dataclass
+class Client:
+    """Runs `pulp` as an administrator would, in a home of its own."""
+
+    origin: str
+    home: Path
+
+    def run(self, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        token = make_token(SECRET, "root", superuser=True, ttl=timedelta(minutes=10))
+        found = subprocess.run(
+            [
+                str(PULP), "--base-url", self.origin, "--api-root", "/pulp/", "--header",
+                f"Authorization:Bearer {token}", "--format", "json", *arguments,
+            ],
+            env={
+                "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8",
+                "XDG_CONFIG_HOME": str(self.home), "XDG_CACHE_HOME": str(self.home),
+            },
+            capture_output=True, text=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+        assert bool(found.returncode) is fails, found.stderr + found.stdout
+        return found
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments).stdout)
+
+    def dispatch(self, **values: Any) -> str:
+        """The address of a new task."""
+        task = {"id": str(uuid4()), "function": "noop", "queue": "dispatcher", **values}
+        headers = {"Authorization": f"Bearer {service_token(Settings())}"}
+        answer = httpx.post(
+            f"{self.origin}/api/dispatcher/v1/tasks", json=[task], headers=headers,
+            trust_env=False,
+        )  # fmt: skip
+        answer.raise_for_status()
+        return f"/pulp/api/v3/tasks/{task['id']}/"
+
+    def group(self) -> str:
+        headers = {"Authorization": f"Bearer {service_token(Settings())}"}
+        answer = httpx.post(
+            f"{self.origin}/api/dispatcher/v1/task-groups/", json={"description": "all"},
+            headers=headers, trust_env=False,
+        )  # fmt: skip
+        return str(answer.json()["pulp_href"])
+
+
+@pytest.fixture
+def pulp(clean: Servers, tmp_path: Path) -> Iterator[Client]:
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    with processes(tmp_path, {"LYCEUM_ORIGIN_URL": origin}) as started:
+        started.web("web", "services.dispatcher.app:create_app", port)
+        started.worker("worker", "tests.dispatcher.cli_worker")
+        yield Client(origin, tmp_path)
+
+
+def wait(seconds: float, history: Path) -> dict[str, Any]:
+    return {"function": "work", "arguments": {"seconds": seconds, "history": str(history)}}
+
+
+def test_the_client_lists_shows_waits_for_cancels_and_purges(pulp: Client, tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    status = pulp.json("status")
+    assert status["database_connection"] == {"connected": True}
+
+    # Waiting for a task, and looking at it.
+    running = pulp.dispatch(**wait(1.5, history), exclusive=["a"], logging_cid="cafe")
+    shown = pulp.json("task", "show", "--wait", "--href", running)
+    assert (shown["state"], shown["result"]) == ("completed", "done")
+    assert pulp.json("task", "show", "--uuid", running.rstrip("/").rpartition("/")[2]) == shown
+    workers = pulp.json("worker", "list")
+    assert len(workers) == 1
+    assert pulp.json("worker", "show", "--href", workers[0]["pulp_href"])["current_task"] is None
+
+    # Finding tasks.
+    assert [row["pulp_href"] for row in pulp.json("task", "list", "--cid", "cafe")] == [running]
+    found = pulp.json(
+        "task", "list", "--state-in", "completed", "--state-in", "failed",
+        "--name-contains", "wor", "--reserved-resource-in", "a", "--started-after", "2020-01-01",
+        "--ordering", "-pulp_created", "--field", "name", "--limit", "5",
+    )  # fmt: skip
+    assert found == [{"name": "dispatcher.work"}]
+    assert pulp.json("task", "summary")["completed"] == 1
+
+    # Stopping one that runs, and one that waits behind it.
+    holder = pulp.dispatch(**wait(60, history), exclusive=["b"])
+    behind = pulp.dispatch(exclusive=["b"])
+    pulp.run("task", "cancel", "--href", behind)
+    pulp.run("task", "cancel", "--href", holder)
+    states = [pulp.json("task", "show", "--href", href)["state"] for href in (holder, behind)]
+    assert states == ["canceled", "canceled"]
+    pulp.run("task", "cancel", "--href", running, fails=True)
+
+    # Roles, deleting and purging.
+    pulp.run("task", "role", "add", "--href", holder, "--user", "ada", "--role",
+             "core.task_viewer")  # fmt: skip
+    roles = pulp.json("task", "role", "list", "--href", holder)
+    assert {"role": "core.task_viewer", "users": ["ada"], "groups": []} in roles["roles"]
+    pulp.run("task", "destroy", "--href", holder)
+    pulp.run("task", "show", "--href", holder, fails=True)
+    pulp.run("task", "purge", "--finished-before", "2100-01-01", "--state", "canceled")
+    assert "canceled" not in {row["state"] for row in pulp.json("task", "list")}
+
+
+def test_the_client_shows_and_cancels_groups(pulp: Client, tmp_path: Path) -> None:
+    group = pulp.group()
+    ident = group.rstrip("/").rpartition("/")[2]
+    for _ in range(2):
+        pulp.dispatch(**wait(60, tmp_path / "history"), group_id=ident, exclusive=["a"])
+
+    listed = pulp.json("task-group", "list")
+    assert [row["pulp_href"] for row in listed] == [group]
+    assert len(pulp.json("task", "list", "--task-group", group)) == 2
+
+    pulp.run("task-group", "cancel", "--href", group)
+
+    shown = pulp.json("task-group", "show", "--href", group)
+    assert shown["canceled"] + shown["canceling"] == 2
