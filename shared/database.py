@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import asyncpg
 import orjson
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, Enum, event
+from sqlalchemy import DateTime, Enum, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import registry
@@ -86,12 +86,14 @@ SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
 
 
 async def driver(session: AsyncSession) -> Any:
-    """The asyncpg connection under this session's transaction, for the paths that run per task.
-
-    Only after a first statement through the session itself, which begins the transaction.
-    """
+    """The asyncpg connection in this session's transaction, for the paths that run per task."""
     connection = await session.connection()
-    return (await connection.get_raw_connection()).driver_connection
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    if not driver.is_in_transaction():
+        # SQLAlchemy begins with its own first statement, and not before.
+        await connection.execute(text("select"))
+    return driver
 
 
 @contextlib.asynccontextmanager

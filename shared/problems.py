@@ -89,6 +89,10 @@ class Conflict(Problem):
     status, type, title = 409, "conflict", "The current state does not allow this"
 
 
+class TooManyRequests(Problem):
+    status, type, title = 429, "too-many-requests", "Too many requests"
+
+
 class TooLarge(Problem):
     status, type, title = 413, "too-large", "The request is too large"
 

@@ -1,5 +1,7 @@
 """Putting jobs on a service's queue. With `shared.worker` the only place that knows arq."""
 
+import asyncio
+import contextlib
 from typing import Any
 
 import orjson
@@ -23,20 +25,27 @@ class Queue:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pool: ArqRedis | None = None
+        self._opening: asyncio.Task[ArqRedis] | None = None
 
     async def redis(self) -> ArqRedis:
         """The connection pool, opened on first use. Raises Unavailable while Redis is away."""
-        if self._pool is None:
-            try:
-                self._pool = await create_pool(
-                    redis_settings(self._url),
-                    job_serializer=orjson.dumps,
-                    job_deserializer=orjson.loads,
-                )
-            except (RedisError, OSError) as error:
-                raise Unavailable("Redis cannot be reached.") from error
-        return self._pool
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        opening = self._opening
+        try:
+            # A caller that is canceled must not leave a pool behind that nobody closes.
+            return await asyncio.shield(opening)
+        except (RedisError, OSError) as error:
+            if self._opening is opening:
+                self._opening = None
+            raise Unavailable("Redis cannot be reached.") from error
+
+    async def _open(self) -> ArqRedis:
+        return await create_pool(
+            redis_settings(self._url),
+            job_serializer=orjson.dumps,
+            job_deserializer=orjson.loads,
+        )
 
     async def push(self, service: str, job: str, *, job_id: str, **kwargs: Any) -> bool:
         """Queue one job. False when a job of this id is waiting or running already."""
@@ -50,5 +59,6 @@ class Queue:
         return queued is not None
 
     async def close(self) -> None:
-        if self._pool is not None:
-            await self._pool.aclose(close_connection_pool=True)
+        if self._opening is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await (await self._opening).aclose(close_connection_pool=True)

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from services.user_tasks import client as user_tasks
-from services.user_tasks.schemas import ArtifactReport, ProgressReport
+from services.user_tasks.schemas import ArtifactReport, ProgressReport, not_a_state
 from shared import ids
 from shared.clients import ServiceClients, patiently
 from shared.database import Sessions, utc_now
@@ -40,8 +40,8 @@ class Progress:
         self._closing = asyncio.Event()
 
     async def stage(self, text: str) -> None:
-        """Name what is being done now."""
-        self._stage = text
+        """Name what is being done now. Raises ValueError for the word of a state."""
+        self._stage = not_a_state(text)
         await self._change()
 
     async def advance(self, steps: int = 1) -> None:

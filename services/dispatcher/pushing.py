@@ -128,7 +128,6 @@ class Pusher:
 
 async def queues_left_ready(session: AsyncSession) -> list[str]:
     """Queues in which tasks are ready."""
-    await session.connection()
     rows = await (await driver(session)).fetch(_LEFT_READY)
     return [row["queue"] for row in rows]
 

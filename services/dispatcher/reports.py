@@ -49,7 +49,6 @@ async def store(session: AsyncSession, updates: Sequence[ReportUpdate]) -> None:
     newest: dict[UUID, dict[UUID, ReportUpdate]] = {}
     for update in sorted(updates, key=lambda update: update.at):
         newest.setdefault(update.task_id, {})[update.id] = update
-    await session.connection()
     connection = await driver(session)
     for task_id in sorted(newest):
         state = await connection.fetchval(_TASK, task_id)
@@ -83,7 +82,6 @@ on conflict (group_id, code, task_id) do update set
 async def store_shares(session: AsyncSession, updates: Sequence[GroupShareUpdate]) -> None:
     """Keep what each task has added to its group's counts; those of unknown groups are dropped."""
     if updates:
-        await session.connection()
         connection = await driver(session)
         rows = as_json([update.model_dump() for update in updates])
         await connection.execute(_GROUP_REPORTS, rows)
@@ -102,14 +100,12 @@ on conflict do nothing
 
 async def created(session: AsyncSession, resources: Sequence[Created]) -> None:
     """Note what tasks made, each thing once for its task."""
-    await session.connection()
     rows = as_json([{"place": place, **one.model_dump()} for place, one in enumerate(resources)])
     await (await driver(session)).execute(_CREATED, rows)
 
 
 async def gone(session: AsyncSession, prns: Sequence[str]) -> None:
     """These things exist no more; where they are listed they are shown as unavailable. DI-61"""
-    await session.connection()
     await (await driver(session)).execute(
         "update createdresource set gone = true where prn = any($1::text[])", list(prns)
     )
@@ -129,7 +125,6 @@ async def store_profiles(
 ) -> None:
     """Keep what was recorded about runs; the files are stored already."""
     if profiles:
-        await session.connection()
         rows = as_json([profile.model_dump() for profile in profiles])
         await (await driver(session)).execute(_PROFILES, rows, now)
 

@@ -223,7 +223,6 @@ returning id, queue
 
 async def repeat_due(session: AsyncSession, *, now: datetime) -> None:
     """Let runs whose pause is over begin again."""
-    await session.connection()
     await claims.serialized(session)
     rows = await (await driver(session)).fetch(_DUE, now)
     wake_later(session, rows)

@@ -8,26 +8,20 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import TypeAdapter
-from sqlmodel import col
 
 from services.user_tasks import artifacts, statuses
 from services.user_tasks.errors import ArtifactUnknown
 from services.user_tasks.models import Status
-from services.user_tasks.schemas import Moment, StatusView
 from services.user_tasks.settings import Settings
-from services.user_tasks.states import State
-from services.user_tasks.views import artifact_json, status_json, status_view
-from shared.callers import AnyCallerDep, Caller, CallerDep, caller
+from services.user_tasks.views import artifact_json, status_json
+from shared.callers import Caller, CallerDep, caller
 from shared.database import SessionDep, utc_now
 from shared.downloads import download
-from shared.paging import KeysetPage, make_cursor, read_cursor
 from shared.problems import Forbidden, MethodNotAllowed
 
 router = APIRouter(tags=["user tasks"])
-V0, V1 = "/api/tasks/v0", "/api/tasks/v1"
+V0 = "/api/tasks/v0"
 ROWS = 500
-MOMENT = TypeAdapter[datetime](Moment)
 
 
 def settings_of(request: Request) -> Settings:
@@ -48,7 +42,9 @@ async def _task_rows(request: Request, caller: Caller) -> AsyncIterator[bytes]:
     separator = b"["
     while True:
         async with request.app.state.database.sessions() as session:
-            rows = await statuses.page(session, caller=caller, size=ROWS, after=after)
+            rows = await statuses.page(
+                session, conditions=statuses.owned_by(caller), size=ROWS, after=after
+            )
             mine = await artifacts.of_statuses(session, [row.uuid for row in rows])
         for row in rows:
             yield separator + orjson.dumps(status_json(row, mine[row.uuid], settings_of(request)))
@@ -87,13 +83,15 @@ async def cancel_task(
     request: Request, uuid: UUID, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:
     """Stop a task. One that has ended stays as it is, and is answered all the same."""
-    status = await statuses.cancel(session, uuid, caller=caller, now=utc_now())
-    return await _shown(request, session, status)
+    status, changed = await statuses.cancel(session, uuid, caller=caller, now=utc_now())
+    return await _shown(request, session, status, changed=changed)
 
 
-async def _shown(request: Request, session: SessionDep, status: Status) -> JSONResponse:
+async def _shown(
+    request: Request, session: SessionDep, status: Status, **more: Any
+) -> JSONResponse:
     mine = await artifacts.of_statuses(session, [status.uuid])
-    return JSONResponse(status_json(status, mine[status.uuid], settings_of(request)))
+    return JSONResponse(status_json(status, mine[status.uuid], settings_of(request)) | more)
 
 
 @router.head(f"{V0}/artifacts/", include_in_schema=False)
@@ -108,7 +106,9 @@ async def _artifact_rows(request: Request, caller: Caller) -> AsyncIterator[byte
     separator = b"["
     while True:
         async with request.app.state.database.sessions() as session:
-            rows = await artifacts.page(session, caller=caller, size=ROWS, after=after)
+            rows = await artifacts.page(
+                session, conditions=statuses.owned_by(caller), size=ROWS, after=after
+            )
         for row in rows:
             shown = artifact_json(row, settings_of(request), now=utc_now())
             yield separator + orjson.dumps(shown)
@@ -157,55 +157,6 @@ async def download_artifact(
     )
 
 
-@router.get(f"{V1}/tasks/", operation_id="tasks_page")
-async def page_tasks(
-    request: Request,
-    caller: CallerDep,
-    session: SessionDep,
-    state: Annotated[State | None, Query()] = None,
-    task_type: Annotated[str | None, Query(max_length=128)] = None,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> KeysetPage[StatusView]:
-    """Your tasks, newest first, a page at a time."""
-    filters: list[Any] = []
-    if state is not None:
-        filters.append(col(Status.state) == state)
-    if task_type is not None:
-        filters.append(col(Status.task_type) == task_type.replace("\x00", ""))
-    rows = await statuses.page(
-        session, caller=caller, size=limit + 1, after=_position(after), filters=filters
-    )
-    mine = await artifacts.of_statuses(session, [row.uuid for row in rows[:limit]])
-    settings, now = settings_of(request), utc_now()
-    views = [status_view(row, mine[row.uuid], settings, now=now) for row in rows[:limit]]
-    more = len(rows) > limit
-    last = rows[limit - 1] if more else None
-    cursor = make_cursor(last.created.isoformat(), str(last.uuid)) if last else None
-    return KeysetPage(results=views, next=cursor)
-
-
-def _position(after: str | None) -> tuple[datetime, UUID] | None:
-    if after is None:
-        return None
-    created, uuid = read_cursor(after, 2)
-    try:
-        return MOMENT.validate_python(datetime.fromisoformat(created)), UUID(uuid)
-    except (TypeError, ValueError, AttributeError):
-        read_cursor("", 2)
-        raise
-
-
-@router.get(f"{V1}/tasks/{{uuid}}/", operation_id="tasks_show")
-async def show_task(
-    request: Request, uuid: UUID, caller: AnyCallerDep, session: SessionDep
-) -> StatusView:
-    """One task in full, with its stage, error and artifacts."""
-    status = await statuses.get(session, uuid, caller=caller)
-    mine = await artifacts.of_statuses(session, [status.uuid])
-    return status_view(status, mine[status.uuid], settings_of(request), now=utc_now())
-
-
 def _options(allowed: str) -> Response:
     return Response(headers={"Allow": allowed})
 
@@ -231,7 +182,9 @@ async def artifact_options(request: Request, caller: CallerDep) -> Response:
 @router.api_route(
     f"{V0}/tasks/", methods=["POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
 )
-@router.api_route(f"{V0}/tasks/{{uuid}}/cancel/", methods=["GET", "HEAD"], include_in_schema=False)
+@router.api_route(
+    f"{V0}/tasks/{{uuid}}/cancel/", methods=["GET", "HEAD", "DELETE"], include_in_schema=False
+)
 async def no_such_method(request: Request, caller: CallerDep) -> None:
     """contract: user_tasks §5.6: 405 for anyone who is known."""
     raise MethodNotAllowed(f'Method "{request.method}" not allowed.')
@@ -240,6 +193,7 @@ async def no_such_method(request: Request, caller: CallerDep) -> None:
 @router.api_route(
     f"{V0}/tasks/{{uuid}}/", methods=["POST", "PUT", "PATCH"], include_in_schema=False
 )
+@router.api_route(f"{V0}/tasks/{{uuid}}/cancel/", methods=["PUT", "PATCH"], include_in_schema=False)
 @router.api_route(
     f"{V0}/artifacts/", methods=["POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
 )

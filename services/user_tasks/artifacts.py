@@ -11,7 +11,7 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.user_tasks import statuses
+from services.user_tasks import events, statuses
 from services.user_tasks.errors import ArtifactUnknown, LinkExpired
 from services.user_tasks.models import Artifact, Status
 from services.user_tasks.schemas import ArtifactReport
@@ -28,6 +28,12 @@ _STORE = text("""
       size bigint, url text, text text, at timestamptz)
     where not r.task_id = any(cast(:deleted as uuid[]))
     on conflict (uuid) do nothing
+    returning uuid, status_id, name
+""")
+
+_ADDED = text("""
+    select uuid, root_id, "user" from status
+    where uuid = any(cast(:ids as uuid[])) and deleted_at is null
 """)
 
 # Shared locks: a delete of one of these tasks comes wholly before or wholly after.
@@ -37,20 +43,37 @@ _DELETED = text("""
 """)
 
 
-async def store(session: AsyncSession, reports: Sequence[ArtifactReport]) -> None:
+async def record(
+    session: AsyncSession, reports: Sequence[ArtifactReport], *, now: datetime
+) -> None:
+    """Keep results, and tell those who follow their tasks."""
+    added = await store(session, reports)
+    connection = await session.connection()
+    ids = sorted({row.status_id for row in added})
+    found = await connection.execute(_ADDED, {"ids": ids})
+    of = {row.uuid: {"root_id": row.root_id, "user": row.user} for row in found}
+    told = [
+        {"uuid": row.uuid, "name": row.name, "status_id": row.status_id, **of[row.status_id]}
+        for row in added
+        if row.status_id in of
+    ]
+    await events.artifacts_added(session, told, now=now)
+
+
+async def store(session: AsyncSession, reports: Sequence[ArtifactReport]) -> Sequence[Any]:
     """Keep results, each once however often it is told; those of deleted tasks are dropped.
 
     A quick task's result may come before the news of the task itself: it is kept, and seen as
-    soon as the task is known.
+    soon as the task is known. Returns what is new.
     """
     if not reports:
-        return
+        return []
     connection = await session.connection()
     ids = sorted({report.task_id for report in reports})
     found = await connection.execute(_DELETED, {"ids": ids})
     deleted = [row.uuid for row in found if row.deleted_at is not None]
     rows = orjson.dumps([report.model_dump() for report in reports], default=str).decode()
-    await connection.execute(_STORE, {"rows": rows, "deleted": deleted})
+    return (await connection.execute(_STORE, {"rows": rows, "deleted": deleted})).all()
 
 
 async def get(session: AsyncSession, uuid: UUID, *, caller: Caller) -> Artifact:
@@ -97,15 +120,15 @@ async def of_statuses(session: AsyncSession, ids: Sequence[UUID]) -> Mapping[UUI
 async def page(
     session: AsyncSession,
     *,
-    caller: Caller,
+    conditions: Sequence[Any],
     size: int,
     after: tuple[datetime, UUID] | None = None,
 ) -> Sequence[Artifact]:
-    """Artifacts, newest first, behind a position."""
+    """Artifacts of tasks under these conditions, newest first, behind a position."""
     query = (
         select(Artifact)
         .join(Status, col(Status.uuid) == col(Artifact.status_id))
-        .where(*statuses.visible_to(caller))
+        .where(*conditions)
     )
     if after is not None:
         position: Any = func.row(col(Artifact.created), col(Artifact.uuid))
@@ -114,11 +137,12 @@ async def page(
     return (await session.exec(query)).all()
 
 
-async def delete_all(session: AsyncSession, status_id: UUID) -> list[str]:
-    """Remove a task's artifacts; the paths of their files."""
+async def delete_all(session: AsyncSession, status_ids: Sequence[UUID]) -> list[str]:
+    """Remove the artifacts of tasks; the paths of their files."""
     connection = await session.connection()
     gone = await connection.execute(
-        text("delete from artifact where status_id = :id returning file"), {"id": status_id}
+        text("delete from artifact where status_id = any(:ids) returning file"),
+        {"ids": list(status_ids)},
     )
     return [path for path in gone.scalars() if path]
 

@@ -2,7 +2,7 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
@@ -37,6 +37,13 @@ def storable(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > LARGEST:
         return str(value)
     return value
+
+
+def not_a_state(stage: str) -> str:
+    """A stage that is one of the fixed words would make a running task look ended."""
+    if stage in get_args(LifecycleState):
+        raise ValueError(f"{stage} is a state; name the stage otherwise.")
+    return stage
 
 
 Text = Annotated[str, AfterValidator(without_nul)]
@@ -80,7 +87,9 @@ class ProgressReport(BaseModel):
     at: Moment
     completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
     total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
-    stage: Annotated[Text, Field(max_length=128)] | None = None
+    stage: Annotated[Text, Field(max_length=128), AfterValidator(not_a_state)] | None = None
+    # A new name, for the task and all that hold it.
+    name: Annotated[Text, Field(max_length=255)] | None = None
 
 
 class ArtifactReport(BaseModel):
@@ -113,6 +122,14 @@ class ArtifactView(BaseModel):
     created: datetime
 
 
+class StageView(BaseModel):
+    """What a job said it was doing, from when on."""
+
+    stage: str
+    attempt: int
+    at: datetime
+
+
 class StatusView(BaseModel):
     """A user task as our own clients see it. `state` may be a stage; `base_state` never is."""
 
@@ -128,6 +145,15 @@ class StatusView(BaseModel):
     task_class: str
     task_type: str
     parent: UUID | None
+    root: UUID
+    kind: str | None
+    is_container: bool
+    members: int | None
+    rate: float | None
+    eta_seconds: float | None
+    heartbeat_at: datetime | None
+    children: list[UUID] = []
+    stages: list[StageView] = []
     error: dict[str, Any] | None
     created: datetime
     modified: datetime

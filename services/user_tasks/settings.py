@@ -16,7 +16,19 @@ class Settings(ServiceSettings):
 
     service: Literal["user_tasks"] = "user_tasks"
     link_seconds: int = Field(default=3600, ge=1)
+    max_age_days: float = Field(default=30.0, gt=0)
+    event_retention_hours: float = Field(default=24.0, gt=0)
+    stream_heartbeat_seconds: float = Field(default=15.0, gt=0)
+    streams_per_user: int = Field(default=20, ge=1)
 
     @property
     def link_ttl(self) -> timedelta:
         return timedelta(seconds=self.link_seconds)
+
+    @property
+    def max_age(self) -> timedelta:
+        return timedelta(days=self.max_age_days)
+
+    @property
+    def event_retention(self) -> timedelta:
+        return timedelta(hours=self.event_retention_hours)

@@ -5,79 +5,46 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-import orjson
-from sqlalchemy import func, text
+from sqlalchemy import exists, func, or_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.user_tasks import artifacts
+from services.user_tasks import artifacts, estimates, trees
 from services.user_tasks.errors import StatusUnknown
-from services.user_tasks.models import Status
+from services.user_tasks.models import Status, Watcher
 from services.user_tasks.schemas import ArtifactReport, Lifecycle, ProgressReport
 from services.user_tasks.states import State, follows
+from services.user_tasks.trees import Row, Tree
 from shared import outbox
 from shared.callers import Caller
-
-_CREATE = text("""
-    insert into status (uuid, root_id, "user", task_id, parent_id, is_container, task_class,
-                        task_type, name, state, completed_steps, total_steps, attempts, created,
-                        modified)
-    select distinct on (r.task_id) r.task_id, r.task_id, r."user", r.task_id::text, null, false,
-           r.task_class, r.task_type, r.name, 'Pending', 0, r.total_steps, 1, r.at, r.at
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
-      task_id uuid, "user" text, task_class text, task_type text, name text,
-      total_steps bigint, at timestamptz)
-    order by r.task_id, r.at
-    on conflict do nothing
-""")
-
-_LOCK = text("""
-    select uuid, state, attempts, completed_steps, total_steps, stage, error, created, modified,
-           started_at, finished_at, reported_at
-    from status where uuid = any(cast(:ids as uuid[])) order by uuid for update
-""")
-
-_STORE = text("""
-    update status set state = r.state, attempts = r.attempts, stage = r.stage,
-                      completed_steps = r.completed_steps, error = r.error, created = r.created,
-                      modified = r.modified, started_at = r.started_at,
-                      finished_at = r.finished_at, reported_at = r.reported_at
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
-      uuid uuid, state text, attempts bigint, stage text, completed_steps bigint, error jsonb,
-      created timestamptz, modified timestamptz, started_at timestamptz, finished_at timestamptz,
-      reported_at timestamptz)
-    where status.uuid = r.uuid
-""")
+from shared.database import driver
+from shared.problems import Forbidden
 
 
-async def record_lifecycle(session: AsyncSession, news: Sequence[Lifecycle]) -> None:
+async def record_lifecycle(
+    session: AsyncSession, news: Sequence[Lifecycle], *, now: datetime
+) -> None:
     """Apply news of tasks' lives. Any piece may come first, twice, late or out of order.
 
     A fixed number of statements, however much news. contract: user_tasks §4.1, §4.5, §4.9
     """
-    connection = await session.connection()
-    ids = sorted({piece.task_id for piece in news})
-    await connection.execute(_CREATE, {"rows": _json([piece.model_dump() for piece in news])})
-    rows = (await connection.execute(_LOCK, {"ids": ids})).all()
-    by_id = {row.uuid: dict(row._mapping) for row in rows}
-    errors: list[ArtifactReport] = []
+    created = await trees.create(session, news)
+    tree = await trees.load(session, [piece.task_id for piece in news])
+    tree.created = created
     for piece in news:
-        if apply(by_id[piece.task_id], piece) and State(piece.state) is State.FAILED:
-            errors.append(_error_artifact(piece))
-    await connection.execute(_STORE, {"rows": _json(list(by_id.values()))})
-    await artifacts.store(session, errors)
+        row = tree.rows[piece.task_id]
+        if apply(row, piece) and State(piece.state) is State.FAILED:
+            tree.errors.append(_error_artifact(piece))
+    await trees.save(session, tree, now=now)
 
 
-def apply(row: dict[str, Any], piece: Lifecycle) -> bool:
+def apply(row: Row, piece: Lifecycle) -> bool:
     """Change a row's values as one piece of news says. True when it brought a new state."""
     row["created"] = min(row["created"], piece.at)
     state, news = State(row["state"]), State(piece.state)
     changes = follows(state, row["attempts"], news, piece.attempt)
     if piece.attempt > row["attempts"]:
-        row["attempts"] = piece.attempt
-        if not state.final:
-            # Steps, stage and the newest report told of the attempt before.
-            row["completed_steps"], row["stage"], row["reported_at"] = 0, None, None
+        _next_attempt(row, piece.attempt)
     if news is State.IN_PROGRESS:
         row["started_at"] = min(row["started_at"] or piece.at, piece.at)
     row["modified"] = max(row["modified"], piece.at)
@@ -89,6 +56,16 @@ def apply(row: dict[str, Any], piece: Lifecycle) -> bool:
     if news is State.SUCCEEDED:
         row["completed_steps"] = max(row["completed_steps"], row["total_steps"])
     return True
+
+
+def _next_attempt(row: Row, attempt: int) -> None:
+    row["attempts"] = attempt
+    if not State(row["state"]).final:
+        # Steps, stage, rate and the newest report told of the attempt before.
+        row |= {
+            "completed_steps": 0, "stage": None, "reported_at": None, "rate": None,
+            "rate_at": None,
+        }  # fmt: skip
 
 
 def _error_artifact(piece: Lifecycle) -> ArtifactReport:
@@ -103,84 +80,146 @@ def _error_artifact(piece: Lifecycle) -> ArtifactReport:
     )
 
 
-_PROGRESS = text("""
-    update status set
-      attempts = r.attempt,
-      completed_steps = coalesce(r.completed_steps,
-        case when r.attempt > status.attempts then 0 else status.completed_steps end),
-      total_steps = coalesce(r.total_steps, status.total_steps),
-      stage = coalesce(r.stage, case when r.attempt > status.attempts then null
-                                     else status.stage end),
-      modified = greatest(status.modified, r.at),
-      reported_at = r.at
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
-      task_id uuid, attempt bigint, at timestamptz, completed_steps bigint, total_steps bigint,
-      stage text)
-    where status.uuid = r.task_id and r.attempt >= status.attempts
-      and (r.attempt > status.attempts or status.reported_at is null or r.at > status.reported_at)
-      and status.state <> 'Succeeded'
-      and (status.finished_at is null or r.at <= status.finished_at)
-""")
-
-
-async def record_progress(session: AsyncSession, reports: Sequence[ProgressReport]) -> None:
+async def record_progress(
+    session: AsyncSession, reports: Sequence[ProgressReport], *, now: datetime
+) -> None:
     """Apply how far runs are. Late, repeated and unknown reports change nothing."""
-    newest: dict[UUID, dict[str, Any]] = {}
+    tree = await trees.load(session, [report.task_id for report in reports])
     for report in sorted(reports, key=lambda report: (report.attempt, report.at)):
-        values = report.model_dump()
-        before = newest.get(report.task_id)
-        if before is not None and before["attempt"] == report.attempt:
-            values = before | {key: value for key, value in values.items() if value is not None}
-        newest[report.task_id] = values
-    connection = await session.connection()
-    rows = [newest[task_id] for task_id in sorted(newest)]
-    await connection.execute(_PROGRESS, {"rows": _json(rows)})
+        row = tree.rows.get(report.task_id)
+        if row is not None and counts(row, report):
+            advance(row, report)
+            if report.name is not None:
+                _rename(tree, row, report.name)
+    await trees.save(session, tree, now=now)
 
 
-async def cancel(session: AsyncSession, uuid: UUID, *, caller: Caller, now: datetime) -> Status:
-    """Mark a task canceled and ask the dispatcher to stop its work. A final one stays as it is.
+def counts(row: Row, report: ProgressReport) -> bool:
+    """Whether a report is news: of this attempt or a later one, newer than the last, in time."""
+    if report.attempt < row["attempts"] or State(row["state"]) is State.SUCCEEDED:
+        return False
+    if row["finished_at"] is not None and report.at > row["finished_at"]:
+        return False
+    newest = row["reported_at"] if report.attempt == row["attempts"] else None
+    return newest is None or report.at > newest
 
-    Raises StatusUnknown, also for others' tasks. contract: user_tasks §4.7
+
+def advance(row: Row, report: ProgressReport) -> None:
+    """Change a row's values as a report that counts says."""
+    if report.attempt > row["attempts"]:
+        _next_attempt(row, report.attempt)
+    if report.completed_steps is not None:
+        row["rate"], row["rate_at"] = estimates.rate(row, report.completed_steps, report.at)
+        row["completed_steps"] = report.completed_steps
+    if report.total_steps is not None:
+        row["total_steps"] = report.total_steps
+    if report.stage is not None:
+        row["stage"] = report.stage
+    row["modified"] = max(row["modified"], report.at)
+    row["reported_at"] = report.at
+
+
+def _rename(tree: Tree, row: Row, name: str) -> None:
+    """A new name goes up to all that hold the task."""
+    above: Row | None = row
+    while above is not None:
+        above["name"] = name
+        above = tree.rows.get(above["parent_id"])
+
+
+async def cancel(
+    session: AsyncSession, uuid: UUID, *, caller: Caller, now: datetime
+) -> tuple[Status, bool]:
+    """Mark a task canceled and ask the dispatcher to stop its work; a container with all it holds.
+
+    A final one stays as it is. Returns the task and whether anything changed. Raises
+    StatusUnknown, also for others' tasks, Forbidden for watchers. contract: user_tasks §4.7
     """
-    status = await get(session, uuid, caller=caller, lock=True)
-    if not status.state.final:
-        status.state, status.finished_at = State.CANCELED, now
-        status.modified = max(status.modified, now)
-        await _stop_work(session, status, caller)
-    return status
+    status = await get(session, uuid, caller=caller, own=True)
+    tree = await _below(session, status)
+    changed = not State(tree.rows[uuid]["state"]).final
+    if changed:
+        await _stop(session, tree, caller, now)
+        await trees.save(session, tree, now=now)
+        await session.refresh(status)
+    return status, changed
+
+
+async def _below(session: AsyncSession, status: Status) -> Tree:
+    """A task and all it holds, locked."""
+    if not status.is_container:
+        return await trees.load(session, [status.uuid])
+    rows = await (await driver(session)).fetch(trees.BELOW, status.uuid)
+    return await trees.load(session, [row["uuid"] for row in rows])
+
+
+async def _stop(session: AsyncSession, tree: Tree, caller: Caller, now: datetime) -> None:
+    """Everything in the tree that has not ended is canceled; containers above follow by rule."""
+    stopped = [row for row in tree.rows.values() if not State(row["state"]).final]
+    wanted = set(tree.wanted)
+    notes = []
+    for row in stopped:
+        if row["uuid"] not in wanted:
+            continue
+        row["state"], row["finished_at"] = State.CANCELED.value, now
+        row["modified"] = max(row["modified"], now)
+        if not row["is_container"]:
+            notes.append({"task_id": str(row["uuid"]), "by": caller.username})
+    await outbox.send_many(session, "dispatcher", "on_cancel_requested", notes)
 
 
 async def delete(session: AsyncSession, uuid: UUID, *, caller: Caller, now: datetime) -> list[str]:
-    """Remove a task with its artifacts; work still under way is asked to stop.
+    """Remove a task with its artifacts, a container with all it holds.
 
-    Returns the files to remove once this is committed. Raises StatusUnknown.
+    Work still under way is asked to stop. Returns the files to remove once this is committed.
+    Raises StatusUnknown, Forbidden for watchers.
     """
-    status = await get(session, uuid, caller=caller, lock=True)
-    if not status.state.final:
-        status.state, status.finished_at = State.CANCELED, now
-        await _stop_work(session, status, caller)
-    status.deleted_at = now
-    return await artifacts.delete_all(session, uuid)
+    status = await get(session, uuid, caller=caller, own=True)
+    tree = await _below(session, status)
+    await _stop(session, tree, caller, now)
+    for ident in tree.wanted:
+        tree.rows[ident]["deleted_at"] = now
+    await trees.save(session, tree, now=now)
+    return await artifacts.delete_all(session, list(tree.wanted))
 
 
-async def _stop_work(session: AsyncSession, status: Status, caller: Caller) -> None:
-    note = {"task_id": str(status.uuid), "by": caller.username}
-    await outbox.send(session, "dispatcher", "on_cancel_requested", note)
+async def get(session: AsyncSession, uuid: UUID, *, caller: Caller, own: bool = False) -> Status:
+    """A task this caller may see: its user, those who watch it, superusers, our services.
 
-
-async def get(session: AsyncSession, uuid: UUID, *, caller: Caller, lock: bool = False) -> Status:
-    """A task this caller may see: its user, superusers, our services. Raises StatusUnknown."""
+    `own`: to change it, which those who only watch may not. Raises StatusUnknown, Forbidden.
+    """
     query = select(Status).where(col(Status.uuid) == uuid, *visible_to(caller))
-    if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
     status = (await session.exec(query)).first()
     if status is None:
         raise StatusUnknown
+    if own:
+        require_own(status, caller)
     return status
+
+
+def require_own(status: Status, caller: Caller) -> None:
+    """Raises Forbidden for those who may only see it."""
+    if not (caller.superuser or caller.service or status.user == caller.username):
+        raise Forbidden
 
 
 def visible_to(caller: Caller) -> list[Any]:
     """contract: user_tasks §5.5"""
+    hidden = [col(Status.deleted_at).is_(None)]
+    if caller.superuser or caller.service:
+        return hidden
+    return [*hidden, or_(col(Status.user) == caller.username, _watched(caller))]
+
+
+def _watched(caller: Caller) -> Any:
+    return exists().where(
+        col(Watcher.username) == caller.username,
+        col(Watcher.status_id).in_([col(Status.uuid), col(Status.root_id)]),
+    )
+
+
+def owned_by(caller: Caller) -> list[Any]:
+    """The compatible lists: own tasks only, everyone's for superusers."""
     hidden = [col(Status.deleted_at).is_(None)]
     if caller.superuser or caller.service:
         return hidden
@@ -190,19 +229,14 @@ def visible_to(caller: Caller) -> list[Any]:
 async def page(
     session: AsyncSession,
     *,
-    caller: Caller,
+    conditions: Iterable[Any],
     size: int,
     after: tuple[datetime, UUID] | None = None,
-    filters: Iterable[Any] = (),
 ) -> Sequence[Status]:
     """Tasks, newest first, behind a position."""
-    query = select(Status).where(*visible_to(caller), *filters)
+    query = select(Status).where(*conditions)
     if after is not None:
         position = func.row(col(Status.created), col(Status.uuid))
         query = query.where(position < func.row(*after))
     query = query.order_by(col(Status.created).desc(), col(Status.uuid).desc()).limit(size)
     return (await session.exec(query)).all()
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value, default=str).decode()

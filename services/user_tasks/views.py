@@ -56,8 +56,21 @@ def artifact_json(artifact: Artifact, settings: Settings, *, now: datetime) -> d
     }
 
 
+def artifact_view(artifact: Artifact, settings: Settings, *, now: datetime) -> ArtifactView:
+    """Our own form."""
+    return ArtifactView(
+        **artifact.model_dump(exclude={"file"}),
+        file=artifacts.link(artifact, settings, now=now),
+    )
+
+
 def status_view(
-    status: Status, mine: Sequence[Artifact], settings: Settings, *, now: datetime
+    status: Status,
+    mine: Sequence[Artifact],
+    settings: Settings,
+    *,
+    now: datetime,
+    eta: float | None = None,
 ) -> StatusView:
     """Our own form."""
     return StatusView(
@@ -66,17 +79,15 @@ def status_view(
         base_state=status.state.value,
         completed_steps=min(status.completed_steps, status.total_steps),
         parent=status.parent_id,
-        artifacts=[
-            ArtifactView(
-                **artifact.model_dump(exclude={"file"}),
-                file=artifacts.link(artifact, settings, now=now),
-            )
-            for artifact in mine
-        ],
+        root=status.root_id,
+        eta_seconds=eta,
+        heartbeat_at=status.reported_at,
+        artifacts=[artifact_view(artifact, settings, now=now) for artifact in mine],
     )
 
 
 SAME = {
     "uuid", "user", "name", "stage", "total_steps", "attempts", "task_class", "task_type",
-    "error", "created", "modified", "started_at", "finished_at",
+    "error", "created", "modified", "started_at", "finished_at", "kind", "is_container",
+    "members", "rate",
 }  # fmt: skip

@@ -79,7 +79,7 @@ async def tell(session: AsyncSession, *states: str, **overrides: Any) -> None:
     """News of these states, one after the other, a second apart."""
     for second, state in enumerate(states):
         news = make_news(**{"state": state, "at": later(second), **overrides})
-        await statuses.record_lifecycle(session, [news])
+        await statuses.record_lifecycle(session, [news], now=later(0))
 
 
 async def get(session: AsyncSession, uuid: UUID = TASK) -> Status:

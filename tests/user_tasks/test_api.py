@@ -94,7 +94,7 @@ async def task(app: FastAPI) -> FastAPI:
     async with app.state.database.sessions.begin() as session:
         await tell(session, "Pending", "In Progress")
         report = make_report(completed_steps=1, stage="Exporting")
-        await statuses.record_progress(session, [report])
+        await statuses.record_progress(session, [report], now=later(0))
     await leave_file(app)
     return app
 
@@ -117,7 +117,7 @@ async def many(app: FastAPI, count: int, **overrides: Any) -> list[str]:
         for number in range(count)
     ]
     async with app.state.database.sessions.begin() as session:
-        await statuses.record_lifecycle(session, news)
+        await statuses.record_lifecycle(session, news, now=later(0))
     return [str(piece.task_id) for piece in reversed(news)]
 
 
@@ -232,8 +232,9 @@ async def test_cancel_answers_with_the_status_after_it(
 ) -> None:
     answer = await http.post(f"{TASK_URL}cancel/", content=b"{ignored", headers=OWNER)
 
-    assert set(answer.json()) == STATUS_FIELDS
+    assert set(answer.json()) == STATUS_FIELDS | {"changed"}
     assert (answer.json()["state"], answer.json()["completed_steps"]) == ("Canceled", 1)
+    assert answer.json()["changed"] is True
     async with task.state.database.sessions() as session:
         notes = await outbox.waiting(session)
     assert [note[:2] for note in notes] == [("dispatcher", "on_cancel_requested")]
@@ -248,7 +249,7 @@ async def test_canceling_what_has_ended_is_answered_all_the_same(
 
     answer = await http.post(f"{TASK_URL}cancel/", headers=OWNER)
 
-    assert (answer.status_code, answer.json()) == (200, before)
+    assert (answer.status_code, answer.json()) == (200, before | {"changed": False})
 
 
 async def test_delete_removes_everything_and_stops_the_work(
@@ -276,7 +277,7 @@ async def test_late_notes_do_not_bring_a_deleted_task_back(
 
     async with task.state.database.sessions.begin() as session:
         await tell(session, "Pending", "In Progress", "Failed")
-        await statuses.record_progress(session, [make_report(at=later(99))])
+        await statuses.record_progress(session, [make_report(at=later(99))], now=later(0))
         await artifacts.store(session, [make_artifact(text="late")])
 
     assert (await http.get(TASK_URL, headers=OWNER)).status_code == 404

@@ -116,7 +116,7 @@ async def test_cancel_against_success_has_one_winner(sessions: Sessions, turn: i
     async def succeed() -> None:
         async with sessions.begin() as session:
             news = make_news(state="Succeeded", at=later(5))
-            await statuses.record_lifecycle(session, [news])
+            await statuses.record_lifecycle(session, [news], now=later(0))
 
     contenders = [_cancel(sessions), succeed()]
     await asyncio.gather(*contenders[:: 1 if turn % 2 else -1])
@@ -167,7 +167,9 @@ async def test_delete_against_a_result_leaves_nothing(sessions: Sessions, turn: 
 async def _running(sessions: Sessions) -> None:
     async with sessions.begin() as session:
         await tell(session, "Pending", "In Progress")
-        await statuses.record_progress(session, [make_report(at=later(2), completed_steps=0)])
+        await statuses.record_progress(
+            session, [make_report(at=later(2), completed_steps=0)], now=later(0)
+        )
 
 
 async def _cancel(sessions: Sessions, uuid: UUID = TASK) -> None:

@@ -95,7 +95,9 @@ async def test_late_news_of_waiting_only_corrects_when_it_was_created(
 
 async def test_a_retry_resets_steps_and_stage(session: AsyncSession) -> None:
     await tell(session, PENDING, RUNNING)
-    await statuses.record_progress(session, [make_report(completed_steps=2, stage="Exporting")])
+    await statuses.record_progress(
+        session, [make_report(completed_steps=2, stage="Exporting")], now=later(0)
+    )
 
     await tell(session, RETRYING, attempt=2, at=later(11))
 
@@ -107,7 +109,9 @@ async def test_a_retry_resets_steps_and_stage(session: AsyncSession) -> None:
 async def test_a_repeated_retry_leaves_the_new_attempts_steps(session: AsyncSession) -> None:
     await tell(session, PENDING, RUNNING)
     await tell(session, RETRYING, RUNNING, attempt=2)
-    await statuses.record_progress(session, [make_report(attempt=2, completed_steps=2)])
+    await statuses.record_progress(
+        session, [make_report(attempt=2, completed_steps=2)], now=later(0)
+    )
 
     await tell(session, RETRYING, RUNNING, attempt=2)
 
@@ -117,7 +121,7 @@ async def test_a_repeated_retry_leaves_the_new_attempts_steps(session: AsyncSess
 
 async def test_success_tops_up(session: AsyncSession) -> None:
     await tell(session, PENDING, RUNNING)
-    await statuses.record_progress(session, [make_report(completed_steps=1)])
+    await statuses.record_progress(session, [make_report(completed_steps=1)], now=later(0))
 
     await tell(session, State.SUCCEEDED, at=later(20))
 
@@ -128,7 +132,7 @@ async def test_success_tops_up(session: AsyncSession) -> None:
 
 async def test_failure_keeps_the_steps_it_reached(session: AsyncSession) -> None:
     await tell(session, PENDING, RUNNING)
-    await statuses.record_progress(session, [make_report(completed_steps=1)])
+    await statuses.record_progress(session, [make_report(completed_steps=1)], now=later(0))
 
     await tell(session, State.FAILED, at=later(20), error={"message": "No."})
 
@@ -139,8 +143,8 @@ async def test_failure_keeps_the_steps_it_reached(session: AsyncSession) -> None
 async def test_failure_leaves_one_error_however_often_it_is_told(session: AsyncSession) -> None:
     failed = make_news(state="Failed", at=later(3), error={"message": "Disk full."})
 
-    await statuses.record_lifecycle(session, [failed, failed])
-    await statuses.record_lifecycle(session, [failed])
+    await statuses.record_lifecycle(session, [failed, failed], now=later(0))
+    await statuses.record_lifecycle(session, [failed], now=later(0))
     await tell(session, State.FAILED, attempt=2, error={"message": "Again."})
 
     left = await artifacts_of(session)
@@ -186,14 +190,14 @@ async def test_many_tasks_in_one_delivery(session: AsyncSession) -> None:
         make_news(task_id=other),
     ]
 
-    await statuses.record_lifecycle(session, news)
+    await statuses.record_lifecycle(session, news, now=later(0))
 
     assert (await get(session)).state is State.SUCCEEDED
     assert (await get(session, other)).state is RUNNING
 
 
 async def test_no_news_is_no_trouble(session: AsyncSession) -> None:
-    await statuses.record_lifecycle(session, [])
+    await statuses.record_lifecycle(session, [], now=later(0))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +275,7 @@ async def test_stored_rows_end_alike_in_any_order(
     news = [*reversed(life[turn:] + life[:turn]), *life]
 
     for delivery in [news] if together else [[piece] for piece in news]:
-        await statuses.record_lifecycle(session, delivery)
+        await statuses.record_lifecycle(session, delivery, now=later(0))
 
     status = (await get(session)).model_dump()
     assert {key: status[key] for key in told_in_order(end)} == told_in_order(end)

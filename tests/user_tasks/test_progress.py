@@ -17,7 +17,7 @@ from tests.user_tasks.conftest import NOON, get, later, make_news, make_report, 
 
 
 async def report(session: AsyncSession, **values: Any) -> None:
-    await statuses.record_progress(session, [make_report(**values)])
+    await statuses.record_progress(session, [make_report(**values)], now=later(0))
 
 
 async def steps(session: AsyncSession) -> tuple[int, int, str | None]:
@@ -71,7 +71,7 @@ async def test_reports_together_count_in_the_order_of_their_times(session: Async
         make_report(at=later(11), completed_steps=2),
     ]
 
-    await statuses.record_progress(session, reports)
+    await statuses.record_progress(session, reports, now=later(0))
 
     assert await steps(session) == (2, 3, "Compressing")
 
@@ -80,9 +80,9 @@ async def test_reports_of_unknown_tasks_are_dropped(session: AsyncSession) -> No
     await tell(session, "In Progress")
 
     await statuses.record_progress(
-        session, [make_report(task_id=UUID(int=99)), make_report(completed_steps=1)]
+        session, [make_report(task_id=UUID(int=99)), make_report(completed_steps=1)], now=later(0)
     )
-    await statuses.record_progress(session, [])
+    await statuses.record_progress(session, [], now=later(0))
 
     assert await steps(session) == (1, 3, None)
 
@@ -207,7 +207,7 @@ async def test_deliveries_beside_each_other_do_not_wait_in_a_circle(app: FastAPI
     sessions = app.state.database.sessions
     async with sessions.begin() as session:
         await statuses.record_lifecycle(
-            session, [make_news(task_id=uuid, state="In Progress") for uuid in ids]
+            session, [make_news(task_id=uuid, state="In Progress") for uuid in ids], now=later(0)
         )
 
     async def deliver(turn: int) -> None:
@@ -216,10 +216,10 @@ async def test_deliveries_beside_each_other_do_not_wait_in_a_circle(app: FastAPI
         async with sessions.begin() as session:
             if turn % 3:
                 reports = [make_report(task_id=uuid, at=at, completed_steps=turn) for uuid in mine]
-                await statuses.record_progress(session, reports)
+                await statuses.record_progress(session, reports, now=later(0))
             else:
                 news = [make_news(task_id=uuid, state="In Progress", at=at) for uuid in mine]
-                await statuses.record_lifecycle(session, news)
+                await statuses.record_lifecycle(session, news, now=later(0))
 
     await asyncio.gather(*(deliver(turn) for turn in range(1, 30)))
 
