@@ -117,8 +117,7 @@ async def _chunks(
     try:
         yield f"retry: {RETRY_MS}\n\n".encode()
         # Of a task that has ended there is nothing to wait for: what is kept of it is all.
-        behind = 0 if ended and position is None else position
-        source = stream.follow(scope, behind, live=not ended)
+        source = stream.follow(scope, position, live=not ended)
         async for event in source:
             if event is None:
                 yield b": still here\n\n"

@@ -131,15 +131,16 @@ class Stream:
     async def follow(
         self, scope: Scope, position: int | None, *, live: bool = True
     ) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """Events behind a position, then new ones as they come; None when nothing came for a while.
+        """Events behind a position, then new ones as they come; None when nothing came for long.
 
-        Without a position: new ones only. First a `reset` when events behind the position are
-        forgotten already. Ends when the follower is too slow or the process stops, and without
-        `live` after what there is.
+        Without a position: new ones only, or without `live` all that are kept. First a `reset`
+        when events behind the position are forgotten already. Ends when the follower is too slow
+        or the process stops, and without `live` after what there is.
         """
         async with self._sessions() as session:
             newest, oldest = await events.newest(session), await events.oldest(session)
-        start = newest if position is None or position > newest else position
+        beginning = newest if live else 0
+        start = beginning if position is None else min(position, newest)
         follower = Follower(scope, start)
         self.join(follower)
         try:

@@ -38,21 +38,24 @@ returning uuid
 """
 
 _ROOTS = "select distinct root_id from status where uuid = any($1::uuid[]) order by root_id"
-_LOCK_ROOTS = "select uuid from status where uuid = any($1::uuid[]) order by uuid for update"
+_LOCK_ROOTS = "select uuid from status where uuid = any($1::uuid[]) order by uuid for no key update"
 
 _COLUMNS = """
 uuid, root_id, parent_id, "user", is_container, kind, members, name, task_type, state, stage,
 completed_steps, total_steps, attempts, rate, rate_at, error, created, modified, started_at,
 finished_at, reported_at, deleted_at
 """
-_LOAD = f"select {_COLUMNS} from status where uuid = any($1::uuid[]) order by uuid for update"
+_LOAD = (
+    f"select {_COLUMNS} from status where uuid = any($1::uuid[]) order by uuid for no key update"
+)
 _ANCESTORS = f"""
 with recursive up as (
   select parent_id from status where uuid = any($1::uuid[]) and parent_id is not null
   union
   select status.parent_id from status join up on status.uuid = up.parent_id
   where status.parent_id is not null)
-select {_COLUMNS} from status where uuid in (select parent_id from up) order by uuid for update
+select {_COLUMNS} from status where uuid in (select parent_id from up)
+order by uuid for no key update
 """
 BELOW = """
 with recursive down as (
