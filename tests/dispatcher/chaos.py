@@ -128,9 +128,11 @@ class Fleet:
         await until(registered, "not all workers are known")
 
     async def kill(self, kind: str, dice: random.Random) -> None:
-        """Kill something of this kind; return when work goes on, having noted how long it took."""
-        began = time.monotonic()
-        await getattr(self, f"_kill_{kind}")(dice)
+        """Kill something of this kind; return when work goes on, having noted how long it took.
+
+        A store's own recovery is not ours: the time counts from the moment it is back.
+        """
+        began = await getattr(self, f"_kill_{kind}")(dice)
         await self._probe()
         self._note(f"{kind}: new work is done", began)
         await asyncio.gather(*self._coming_back)
@@ -139,12 +141,14 @@ class Fleet:
     def _note(self, what: str, began: float) -> None:
         self.recoveries[what].append(time.monotonic() - began)
 
-    async def _kill_worker(self, dice: random.Random) -> None:
+    async def _kill_worker(self, dice: random.Random) -> float:
         victim = dice.choice(self.workers)
         self.workers.remove(victim)
         self.killed[victim.pid] = await asyncio.to_thread(kill, victim)
+        began = time.monotonic()
         self.start_worker()
-        self._coming_back.append(asyncio.create_task(self._freed(victim.pid, time.monotonic())))
+        self._coming_back.append(asyncio.create_task(self._freed(victim.pid, began)))
+        return began
 
     async def _freed(self, pid: int, began: float) -> None:
         async def given_up() -> bool:
@@ -154,22 +158,26 @@ class Fleet:
         await until(given_up, "a killed worker is still known")
         self._note("worker: its resources are free", began)
 
-    async def _kill_web(self, dice: random.Random) -> None:
+    async def _kill_web(self, dice: random.Random) -> float:
         port, victim = dice.choice(list(self.webs.items()))
         await asyncio.to_thread(kill, victim)
+        began = time.monotonic()
         restart = asyncio.to_thread(self.start_web, port)
         self._coming_back.append(asyncio.create_task(restart))
+        return began
 
-    async def _kill_redis(self, dice: random.Random) -> None:
+    async def _kill_redis(self, dice: random.Random) -> float:
         """All that was in Redis is lost."""
         await asyncio.to_thread(self.stores.kill_redis)
         await asyncio.sleep(dice.uniform(0, 0.5))
         await asyncio.to_thread(self.stores.start_redis)
+        return time.monotonic()
 
-    async def _kill_postgres(self, dice: random.Random) -> None:
+    async def _kill_postgres(self, dice: random.Random) -> float:
         await asyncio.to_thread(self.stores.kill_postgres)
         await asyncio.sleep(dice.uniform(0, 0.5))
         await asyncio.to_thread(self.stores.start_postgres)
+        return time.monotonic()
 
     async def _probe(self) -> None:
         """One new task, accepted and run."""
@@ -195,8 +203,8 @@ class Fleet:
             timeout=5,
         )
 
-    async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        connection = await asyncpg.connect(plain_url(self.url))
+    async def fetch(self, statement: str, *values: Any, url: str | None = None) -> list[Any]:
+        connection = await asyncpg.connect(plain_url(url or self.url))
         try:
             return list(await connection.fetch(statement, *values))
         finally:
@@ -244,6 +252,7 @@ async def fleet(folder: Path, *, webs: int, workers: int) -> AsyncIterator[Fleet
             whole.start_worker()
         await asyncio.gather(*(asyncio.to_thread(whole.start_web, port) for port in ports))
         await whole.all_registered()
+        await whole.fetch("checkpoint", url=stores.database_url)
         yield whole
 
 
