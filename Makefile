@@ -42,7 +42,7 @@ test: $(STAMP)  ## all tests [args="-k outbox"]
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(args)
 
 chaos: $(STAMP)  ## a longer chaos run
-	@CHAOS_TASKS=2000 CHAOS_KILLS=15 $(PY) -m pytest -q -s --timeout 600 tests/dispatcher/test_chaos.py
+	@CHAOS_TASKS=10000 CHAOS_KILLS=24 CHAOS_SECONDS=120 $(PY) -m pytest -q -s --timeout 600 tests/dispatcher/test_chaos.py
 
 check: $(STAMP)  ## format, lint, types, import rules, migrations
 	@.venv/bin/ruff format --check --quiet . && .venv/bin/ruff check --quiet .

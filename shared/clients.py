@@ -12,7 +12,8 @@ from shared.callers import ServiceTokens
 from shared.problems import PROBLEM_JSON, Problem, Unavailable, from_response
 from shared.settings import ServiceSettings
 
-TIMEOUT = httpx.Timeout(15.0, connect=3.0)
+READ_SECONDS = 15.0
+TIMEOUT = httpx.Timeout(READ_SECONDS, connect=3.0)
 LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=20)
 
 
@@ -37,9 +38,16 @@ class ServiceClients:
         """
         return await self._call("GET", service, path, params=params, attempts=3)
 
-    async def post(self, service: str, path: str, body: Any, *, attempts: int = 3) -> Any:
-        """Send JSON; only for calls that may arrive twice. Raises as `get` does."""
-        return await self._call("POST", service, path, body=body, attempts=attempts)
+    async def post(
+        self, service: str, path: str, body: Any, *, attempts: int = 3, patience: float = 0.0
+    ) -> Any:
+        """Send JSON; only for calls that may arrive twice. Raises as `get` does.
+
+        `patience` are seconds that the answer may take beyond the usual.
+        """
+        return await self._call(
+            "POST", service, path, body=body, attempts=attempts, patience=patience
+        )
 
     async def _call(
         self, method: str, service: str, path: str, *, attempts: int, **kwargs: Any
@@ -52,7 +60,13 @@ class ServiceClients:
         raise AssertionError("unreachable")
 
     async def _once(
-        self, method: str, url: str, *, params: dict[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        url: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: Any = None,
+        patience: float = 0.0,
     ) -> Any:
         headers = {
             "Accept": f"{PROBLEM_JSON}, application/json",
@@ -67,7 +81,7 @@ class ServiceClients:
             headers["Content-Type"] = "application/json"
         request = httpx.Request(
             method, url, params=params, headers=headers, content=content,
-            extensions={"timeout": TIMEOUT.as_dict()},
+            extensions={"timeout": TIMEOUT.as_dict() | {"read": READ_SECONDS + patience}},
         )  # fmt: skip
         try:
             response = await self._transport.handle_async_request(request)

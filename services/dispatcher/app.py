@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from services.dispatcher import (
     api,
     api_groups,
+    api_leases,
     api_pulp,
     api_roles,
     api_schedules,
@@ -22,6 +23,7 @@ from services.dispatcher import (
 )
 from services.dispatcher.arrivals import Arrivals
 from services.dispatcher.jobs import NOTES
+from services.dispatcher.lease_waits import waiting
 from services.dispatcher.pushing import pushing
 from services.dispatcher.schemas import Exchange, TaskRequest
 from services.dispatcher.settings import Settings
@@ -67,11 +69,12 @@ def create_app(
             api_schedules.own_router,
             api_roles.router,
             api_roles.own_router,
+            api_leases.router,
             api_pulp.router,
             api.router,
         ],
         notes=NOTES,
         compatible=["/pulp/"],
-        background=[pushing, collecting],
+        background=[pushing, waiting, collecting],
         transport=transport,
     )

@@ -37,7 +37,8 @@ async def serialized(session: AsyncSession) -> None:
 
 
 # $1 is a JSON array of tasks in their order. A claim is granted when nothing conflicting stands
-# before it: neither in the table, where everything is earlier, nor in this batch.
+# before it: neither in the table, where everything is earlier, nor in this batch. `offset 0` keeps
+# the planner from reading the whole table into a hash, which it likes to do while that is empty.
 ACCEPT = """
 with asked as materialized (
   select * from jsonb_to_recordset($1::jsonb) as r (
@@ -58,10 +59,11 @@ with asked as materialized (
   select seq, resource, exclusive,
          case when exclusive
            then count(*) over before = 0
-                and not exists (select from claim where claim.resource = wish.resource)
+                and not exists (select from claim where claim.resource = wish.resource offset 0)
            else not coalesce(bool_or(exclusive) over before, false)
                 and not exists (
-                  select from claim where claim.resource = wish.resource and claim.exclusive)
+                  select from claim
+                  where claim.resource = wish.resource and claim.exclusive offset 0)
          end as granted
   from wish
   window before as (

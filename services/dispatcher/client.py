@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.dispatcher.holding import holding, release_lease, renew_lease, take_lease
 from services.dispatcher.schemas import (
     Created,
     Gone,
@@ -136,3 +137,22 @@ async def created(session: AsyncSession, task_id: UUID, prn: str, href: str) -> 
 async def gone(session: AsyncSession, prn: str) -> None:
     """Tell, in the transaction that removes something, that it exists no more."""
     await outbox.send(session, SERVICE, "on_resource_gone", Gone(prn=prn))
+
+
+__all__ = [
+    "cancel",
+    "created",
+    "dispatch",
+    "dispatch_all",
+    "dispatch_now",
+    "get_task",
+    "gone",
+    "holding",
+    "make_request",
+    "release_lease",
+    "renew_lease",
+    "report",
+    "report_later",
+    "take_lease",
+    "wait_for",
+]

@@ -38,3 +38,25 @@ class ScheduleExists(Conflict):
 class LinkExpired(Forbidden):
     type = "link-expired"
     title = "This link is not valid any more. Ask for a new one."
+
+
+class LeaseUnknown(NotFound):
+    type = "lease-unknown"
+    title = "There is no such lease of yours."
+
+
+class LeaseExists(Conflict):
+    type = "lease-exists"
+    title = "This id is used already"
+
+
+class ResourcesBusy(Conflict):
+    """`resources` names the busy ones among those that were asked for."""
+
+    type = "resources-busy"
+    title = "Some of the resources are held by somebody else"
+
+
+class LeaseLost(Conflict):
+    type = "lease-lost"
+    title = "You do not hold this lease any more."

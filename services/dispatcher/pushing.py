@@ -12,11 +12,12 @@ from uuid import UUID
 
 import structlog
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs, schedules, workers
+from services.dispatcher import leases, runs, schedules, workers
 from services.dispatcher.settings import Settings
-from services.dispatcher.waking import CANCEL_CHANNEL
+from services.dispatcher.waking import CANCEL_CHANNEL, LEASE_CHANNEL, LEASES
 from shared import ids
 from shared.database import Sessions, driver, remember, utc_now
 from shared.loops import end, wait_for_news
@@ -74,10 +75,19 @@ class Pusher:
         queues, self._waking = self._waking, set()
         try:
             for queue in sorted(queues):
-                await self._queue.push(queue, WAKE_UP, job_id=f"wake:{ids.new_id()}")
+                await self._wake(queue)
                 queues.discard(queue)
         finally:
             self._waking |= queues
+
+    async def _wake(self, queue: str) -> None:
+        if queue != LEASES:
+            await self._queue.push(queue, WAKE_UP, job_id=f"wake:{ids.new_id()}")
+            return
+        try:
+            await (await self._queue.redis()).publish(LEASE_CHANNEL, "")
+        except (RedisError, OSError) as error:
+            raise Unavailable("Redis cannot be reached.") from error
 
     async def tell_to_cancel(self, ids: list[UUID]) -> None:
         """Tell the workers of running tasks at once; if Redis is away, their heartbeat will."""
@@ -113,6 +123,7 @@ class Pusher:
         for worker_id in lost:
             log.warning("dispatcher.worker_lost", worker=str(worker_id))
         async with self._sessions.begin() as session:
+            await leases.expire(session, now=now)
             await runs.repeat_due(session, now=now)
             self.wake(await queues_left_ready(session))
         await schedules.dispatch_due(self._sessions, now=now)

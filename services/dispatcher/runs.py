@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import claims, requirements
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.schemas import (
+    DOMAIN,
     FinishAnswer,
     FinishReport,
     TaskRequest,
@@ -25,7 +26,6 @@ from services.dispatcher.waking import wake_later
 from shared.database import driver
 from shared.outbox import wake_relay_later
 
-DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 WORKER_MISSING = "Worker has gone missing."
 CHAIN_BROKEN = "A task before it in its chain did not complete."
 
@@ -78,11 +78,19 @@ def claimed(request: TaskRequest) -> dict[str, bool]:
     }
 
 
+def reserved(request: TaskRequest) -> list[str]:
+    """The names of a task's resources as its record shows them. contract: dispatcher §1.5"""
+    wanted = claimed(request)
+    exclusive = [resource for resource, alone in wanted.items() if alone]
+    shared = [name for name, alone in wanted.items() if not alone and name != DOMAIN]
+    written = shared + [DOMAIN] * (not wanted[DOMAIN])
+    return exclusive + [f"shared:{name}" for name in written]
+
+
 def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[str, Any]:
     wanted = claimed(request)
     exclusive = [resource for resource, alone in wanted.items() if alone]
     shared = [resource for resource, alone in wanted.items() if not alone]
-    written = [name for name in shared if name != DOMAIN] + [DOMAIN] * (not wanted[DOMAIN])
     return {
         "place": place,
         "id": request.id,
@@ -104,7 +112,7 @@ def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[s
         "profile_options": request.profile_options,
         "exclusive": exclusive,
         "shared": shared,
-        "reserved": exclusive + [f"shared:{name}" for name in written],
+        "reserved": reserved(request),
         "user_task": request.user_task and request.user_task.model_dump(),
         "repeatable": request.repeatable,
         "lease_seconds": request.lease_seconds,

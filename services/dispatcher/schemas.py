@@ -18,6 +18,7 @@ from pydantic import (
 from services.dispatcher.states import State
 from services.user_tasks.schemas import ContainerSpec
 
+DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 MOST_RESOURCES = 1000
 LONGEST_NAME = 500
 LONGEST_ARGUMENTS = 1024 * 1024
@@ -104,6 +105,90 @@ class TaskRequest(BaseModel):
     @property
     def name(self) -> str:
         return f"{self.queue}.{self.function}"
+
+
+LEASE_MARK = "shared:"
+
+
+def unmarked(resource: str) -> str:
+    if resource.startswith(LEASE_MARK):
+        raise ValueError(f"A resource's name does not begin with {LEASE_MARK}")
+    return resource
+
+
+LeaseResources = Annotated[
+    list[Annotated[Resource, AfterValidator(unmarked)]], Field(max_length=MOST_RESOURCES)
+]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_RETRY, allow_inf_nan=False)]
+
+
+class LeaseRequest(BaseModel):
+    """Resources to hold, all of them or none. Sent again with the same id it is the same lease.
+
+    With `wait_seconds` 0 it is granted or refused at once.
+    """
+
+    id: UUID | None = None
+    exclusive: LeaseResources = []
+    shared: LeaseResources = []
+    ttl_seconds: Seconds = 30.0
+    wait_seconds: float = Field(default=0.0, ge=0, le=LONGEST_RETRY, allow_inf_nan=False)
+    purpose: Annotated[Text, Field(max_length=200)] = "lock"
+
+    @model_validator(mode="after")
+    def something(self) -> Self:
+        if not (self.exclusive or self.shared):
+            raise ValueError("Name at least one resource.")
+        return self
+
+
+class LeaseRenewal(BaseModel):
+    """Hold on for `ttl_seconds` from now; without it, for as long as before."""
+
+    fence: int = Field(ge=0, le=LARGEST)
+    ttl_seconds: Seconds | None = None
+
+
+class LeaseRelease(BaseModel):
+    """Give the resources back."""
+
+    fence: int = Field(ge=0, le=LARGEST)
+
+
+class LeaseView(BaseModel):
+    """A lease as its holder sees it. `fence` grows with every grant: an older one is void."""
+
+    id: UUID
+    state: State
+    purpose: str
+    exclusive: list[str]
+    shared: list[str]
+    ttl_seconds: float
+    fence: int | None
+    username: str | None
+    created_at: datetime
+    granted_at: datetime | None
+    expires_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, task: Any) -> Self:
+        """From a task that is a lease."""
+        names = [name for name in task.reserved if name != f"{LEASE_MARK}{DOMAIN}"]
+        return cls(
+            id=task.id,
+            state=task.state,
+            purpose=task.name.removeprefix("lease."),
+            exclusive=[name for name in names if not name.startswith(LEASE_MARK)],
+            shared=[name[len(LEASE_MARK) :] for name in names if name.startswith(LEASE_MARK)],
+            ttl_seconds=task.lease_seconds,
+            fence=task.fence,
+            username=task.username,
+            created_at=task.created_at,
+            granted_at=task.started_at,
+            expires_at=task.expires_at if task.started_at else None,
+            finished_at=task.finished_at,
+        )
 
 
 class WaitingFor(BaseModel):

@@ -26,6 +26,11 @@ class Settings(ServiceSettings):
     upload_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)
     tmpfile_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)
     link_seconds: int = Field(default=3600, ge=1)
+    lease_longest_ttl_seconds: float = Field(default=3600.0, gt=0, le=LARGEST)
+    lease_longest_wait_seconds: float = Field(default=300.0, ge=0, le=LARGEST)
+    lease_most_resources: int = Field(default=100, ge=1, le=1000)
+    # How often those who wait look themselves whether it is their turn, told or not.
+    lease_poll_seconds: float = Field(default=0.5, gt=0)
     # Immediate tasks that may be deferred are left to workers.
     prefer_defer: bool = False
 

@@ -9,6 +9,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from shared.database import after_commit
 
 CANCEL_CHANNEL = "lyceum:cancel"
+# The queue of leases: no worker takes from it, those who wait for a lease listen to its channel.
+LEASES = "lease"
+LEASE_CHANNEL = "lyceum:leases"
 
 
 def wake_later(session: AsyncSession, ready: Iterable[Mapping[str, Any]]) -> None:

@@ -19,8 +19,10 @@ def record(task: TaskContext, event: str, history: str) -> None:
 async def work(task: TaskContext, *, seconds: float, history: str) -> str:
     """Hold the resources for a while."""
     record(task, "start", history)
-    await asyncio.sleep(seconds)
-    record(task, "end", history)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        record(task, "end", history)
     return "done"
 
 
