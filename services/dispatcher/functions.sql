@@ -117,18 +117,21 @@ declare
   seqs bigint[];
   broken uuid[];
   dependents uuid[];
+  seen boolean;
 begin
   if cardinality(coalesce(ids, '{}')) = 0 then
     return;
   end if;
-  select array_agg(seq),
+  select array_agg(seq), bool_or(user_task is not null),
          array_agg(chain_id) filter (where chain_id is not null and state <> 'completed')
-    into seqs, broken
+    into seqs, seen, broken
     from task where id = any(ids);
   update taskreport set state = task.state, updated_at = at
     from task where task.id = taskreport.task_id and taskreport.task_id = any(ids)
     and taskreport.state = 'running';
-  perform tell_user_tasks(ids, at);
+  if seen then
+    perform tell_user_tasks(ids, at);
+  end if;
   return query select * from release_claims(seqs, at);
   if broken is not null then
     with stopped as (
@@ -145,9 +148,11 @@ end $$;
 -- Ends runs as their workers report. A report counts only with the fence of the run; a task that
 -- was asked to cancel meanwhile ends canceled, whatever its run came to; a run that is to be
 -- repeated keeps its place and its resources. `counted` are the reports that counted, now or
--- when they were sent before. contract: dispatcher §1.2 DI-01, DI-02
+-- when they were sent before; `ready_…` the tasks that became ready, and their queues.
+-- contract: dispatcher §1.2 DI-01, DI-02
 create or replace function finish_runs(
-  reports jsonb, at timestamptz, out counted uuid[], out ready jsonb)
+  reports jsonb, at timestamptz,
+  out counted uuid[], out ready_ids uuid[], out ready_queues text[])
 language plpgsql as $$
 declare
   ended uuid[];
@@ -186,14 +191,15 @@ begin
       join task on task.id = r.task_id and task.fence = r.fence
       where task.state not in ('running', 'canceling'));
   end if;
-  select jsonb_agg(jsonb_build_object('id', ready_id, 'queue', ready_queue)) into ready
-    from end_tasks(ended, at);
+  select coalesce(array_agg(ready_id), '{}'), coalesce(array_agg(ready_queue), '{}')
+    into ready_ids, ready_queues from end_tasks(ended, at);
   if again is not null then
     perform tell_user_tasks(again, at);
-    select coalesce(ready, '[]') || jsonb_agg(jsonb_build_object('id', id, 'queue', queue))
-      into ready from task where id = any(again) and retry_at is null having count(*) > 0;
+    select ready_ids || coalesce(array_agg(id), '{}'),
+           ready_queues || coalesce(array_agg(queue::text), '{}')
+      into ready_ids, ready_queues
+      from task where id = any(again) and retry_at is null;
   end if;
-  ready := coalesce(ready, '[]');
 end $$;
 
 
@@ -255,55 +261,63 @@ declare
   item jsonb;
   reports jsonb;
   counted uuid[] := '{}';
-  ready jsonb := '[]';
-  given task[];
-  forgotten task[];
+  ready_ids uuid[] := '{}';
+  ready_queues text[] := '{}';
+  all_taken uuid[] := '{}';
+  its_id uuid;
   room int;
+  again jsonb;
+  starts jsonb;
+  taken uuid[];
+  seen boolean;
+  its_queue text;
 begin
   perform pg_advisory_xact_lock(7120042);
   select jsonb_agg(report) into reports
     from jsonb_array_elements(items) as i, jsonb_array_elements(i -> 'ended') as report;
   if reports is not null then
-    select f.counted, f.ready into counted, ready from finish_runs(reports, at) as f;
+    select f.counted, f.ready_ids, f.ready_queues into counted, ready_ids, ready_queues
+      from finish_runs(reports, at) as f;
   end if;
   for item in select * from jsonb_array_elements(items) loop
-    forgotten := '{}';
+    its_id := (item ->> 'worker_id')::uuid;
+    again := '[]';
+    starts := '[]';
+    taken := '{}';
+    wake := '{}';
     if jsonb_typeof(item -> 'holding') = 'array' then
-      forgotten := forgotten_runs(
-        (item ->> 'worker_id')::uuid,
-        array(select jsonb_array_elements_text(item -> 'holding'))::uuid[], at);
+      again := forgotten_runs(
+        its_id, array(select jsonb_array_elements_text(item -> 'holding'))::uuid[], at);
     end if;
-    room := greatest(0, (item ->> 'room')::int - cardinality(forgotten));
-    given := '{}';
+    room := greatest(0, (item ->> 'room')::int - jsonb_array_length(again));
     if room > 0 then
-      given := array(select t from take_runs(
-        (item ->> 'worker_id')::uuid, (item ->> 'turn')::bigint, room, at) as t);
+      select coalesce(jsonb_agg(assignment_of(t) order by not t.immediate, t.seq), '[]'),
+             coalesce(array_agg(t.id), '{}'), bool_or(t.user_task is not null), max(t.queue)
+        into starts, taken, seen, its_queue
+        from take_runs(its_id, (item ->> 'turn')::bigint, room, at) as t;
+      if seen then
+        perform tell_user_tasks(taken, at);
+      end if;
+      if cardinality(taken) = room then
+        wake := array[its_queue];
+      end if;
+      all_taken := all_taken || taken;
     end if;
-    if exists (select from unnest(given) where user_task is not null) then
-      perform tell_user_tasks(array(select id from unnest(given)), at);
-    end if;
-    select jsonb_build_object(
-      'known', cardinality(given) > 0 or cardinality(forgotten) > 0 or exists (
-        select from worker where id = (item ->> 'worker_id')::uuid),
+    answer := jsonb_build_object(
+      'known', taken <> '{}' or exists (select from worker where id = its_id),
       'ended', coalesce((
         select jsonb_agg(jsonb_build_object(
           'task_id', report ->> 'task_id',
           'accepted', (report ->> 'task_id')::uuid = any(counted)))
         from jsonb_array_elements(item -> 'ended') as report), '[]'),
-      'start', coalesce((
-        select jsonb_agg(assignment_of(t) order by not t.immediate, t.seq)
-        from unnest(forgotten || given) as t), '[]'))
-      into answer;
-    wake := array(
-      select distinct queue from unnest(given) where cardinality(given) = room);
-    ready := coalesce((
-      select jsonb_agg(one) from jsonb_array_elements(ready) as one
-      where (one ->> 'id')::uuid <> all (array(select id from unnest(given)))), '[]');
+      'start', again || starts);
     return next;
   end loop;
   answer := null;
   told := current_setting('lyceum.told', true) = 'yes';
-  wake := array(select distinct one ->> 'queue' from jsonb_array_elements(ready) as one);
+  wake := array(
+    select distinct ready.queue from unnest(ready_ids, ready_queues) as ready (id, queue)
+    where ready.id <> all(all_taken));
   return next;
 end $$;
 
@@ -311,7 +325,7 @@ end $$;
 -- Runs that were given to a worker in an answer it never got. Those that were asked to cancel
 -- meanwhile never began: they end here.
 create or replace function forgotten_runs(its_id uuid, holding uuid[], at timestamptz)
-returns task[]
+returns jsonb
 language plpgsql as $$
 declare
   stopped uuid[];
@@ -322,7 +336,7 @@ begin
     returning id)
   select array_agg(id) into stopped from never_begun;
   perform end_tasks(stopped, at);
-  return array(
-    select t from task as t
-    where t.worker_id = its_id and t.state = 'running' and t.id <> all(holding));
+  return coalesce((
+    select jsonb_agg(assignment_of(t) order by t.seq) from task as t
+    where t.worker_id = its_id and t.state = 'running' and t.id <> all(holding)), '[]');
 end $$;

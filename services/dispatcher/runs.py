@@ -129,11 +129,12 @@ async def finish(
     """
     await claims.serialized(session)
     found = await (await driver(session)).fetchrow(
-        "select counted, ready from finish_runs($1::jsonb, $2)",
+        "select * from finish_runs($1::jsonb, $2)",
         as_json([report.model_dump() for report in reports]),
         now,
     )
-    wake_later(session, found["ready"])
+    ready = zip(found["ready_ids"], found["ready_queues"], strict=True)
+    wake_later(session, [{"id": ident, "queue": queue} for ident, queue in ready])
     wake_relay_later(session)
     counted = set(found["counted"])
     return [
