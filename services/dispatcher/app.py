@@ -21,6 +21,7 @@ from services.dispatcher import (
     schedules,
 )
 from services.dispatcher.arrivals import Arrivals
+from services.dispatcher.gauges import measured
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.pushing import pushing
 from services.dispatcher.schemas import Exchange, TaskRequest
@@ -72,6 +73,6 @@ def create_app(
         ],
         notes=NOTES,
         compatible=["/pulp/"],
-        background=[pushing, collecting],
+        background=[pushing, collecting, measured],
         transport=transport,
     )

@@ -160,6 +160,8 @@ class Worker(Base, table=True):
     meets: list[int] = Field(
         default_factory=list, sa_column=Column(ARRAY(Integer), nullable=False, server_default="{0}")
     )
+    # How many tasks it runs at once.
+    concurrency: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     # The number of its newest exchange: an older one that comes late changes nothing.
     turn: int = Field(default=0, sa_type=BigInteger)
     started_at: datetime = Field(sa_type=UTCDateTime)
@@ -296,6 +298,14 @@ class RoleGrant(Base, table=True):
         ),
         Index("role_grant_object", "object_kind", "object_id"),
     )  # fmt: skip
+
+
+class Measurement(Base, table=True):
+    """What was measured last, by one process for all. contract: dispatcher §4.10"""
+
+    id: int = Field(default=1, primary_key=True)
+    measured_at: datetime = Field(sa_type=UTCDateTime)
+    numbers: list[dict[str, Any]] = Field(sa_type=Json)
 
 
 class Sweep(Base, table=True):

@@ -367,6 +367,7 @@ class TaskRunner:
             queue=context.settings.service,
             app_type=self.app_type,
             versions=self._versions,
+            concurrency=context.settings.worker_concurrency,
             first=not self._registered.is_set(),
         )
         path = f"{API}/workers/{worker_id}/heartbeat"

@@ -204,6 +204,7 @@ class Heartbeat(BaseModel):
     queue: Text
     app_type: Literal["worker", "api"] = "worker"
     versions: dict[Text, Text] = Field(default={}, max_length=MOST_VERSIONS)
+    concurrency: int = Field(default=1, ge=1, le=MOST_RUNS)
     first: bool = False
 
 
@@ -325,3 +326,17 @@ class PurgeRequest(BaseModel):
 
     finished_before: datetime | None = None
     states: list[Literal["skipped", "completed", "failed", "canceled"]] | None = None
+
+
+class QueueNumbers(BaseModel):
+    """How much work of one queue waits for workers. contract: dispatcher §4.10"""
+
+    queue: str
+    ready: int
+    longest_ready_seconds: float
+    parallel: int
+    wanting: int
+    unmet: int
+    running: int
+    workers: int
+    slots: int

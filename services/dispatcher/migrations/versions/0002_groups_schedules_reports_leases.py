@@ -265,11 +265,25 @@ def upgrade() -> None:
         sa.Column("meets", postgresql.ARRAY(sa.Integer()), server_default="{0}", nullable=False),
     )
     op.add_column("worker", sa.Column("turn", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column(
+        "worker", sa.Column("concurrency", sa.Integer(), nullable=False, server_default="1")
+    )
+    op.create_table(
+        "measurement",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("measured_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "numbers", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("id"),
+    )
     install_functions("dispatcher")
 
 
 def downgrade() -> None:
     drop_functions("dispatcher")
+    op.drop_table("measurement")
+    op.drop_column("worker", "concurrency")
     op.drop_column("worker", "turn")
     op.drop_column("worker", "meets")
     op.drop_column("worker", "app_type")
