@@ -6,11 +6,9 @@ read, and their cost does not grow with the number of processes.
 contract: dispatcher §4.10, T-19, P-08
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runs import as_json
@@ -89,9 +87,8 @@ async def current(
     # A little less than the period, or a loop that wakes a moment early would skip one.
     if await connection.fetchrow(_TURN, now, now - period * 0.9, now + period) is None:
         last = await connection.fetchrow(_LAST)
-        return last["measured_at"], [
-            QueueNumbers.model_validate(one) for one in _loaded(last["numbers"])
-        ]
+        found = [QueueNumbers.model_validate(one) for one in last["numbers"]]
+        return last["measured_at"], found
     numbers = await measure(session, now=now, ttl=ttl)
     await connection.execute(_STORE, as_json([one.model_dump() for one in numbers]))
     return now, numbers
@@ -120,7 +117,3 @@ def _numbers(row: Any, now: datetime) -> QueueNumbers:
         workers=row["workers"],
         slots=row["slots"],
     )
-
-
-def _loaded(value: Any) -> Sequence[Any]:
-    return orjson.loads(value) if isinstance(value, str) else value

@@ -212,6 +212,8 @@ class TaskReport(Base, table=True):
         sa_column=Column(ForeignKey("task.id", ondelete="CASCADE"), index=True, nullable=False)
     )
     place: int = 0
+    # The attempt it tells of: a repeated run begins its reports anew.
+    attempt: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     message: str
     code: str
     state: State = Field(sa_type=text_enum(State, name="task_report_state"))
@@ -261,8 +263,17 @@ class CreatedResource(Base, table=True):
     prn: str = Field(index=True)
     href: str
     gone: bool = False
+    made_at: datetime = Field(sa_type=UTCDateTime)
 
     __table_args__ = (UniqueConstraint("task_id", "prn"),)
+
+
+class GoneResource(Base, table=True):
+    """When a thing of this name last ceased to be; kept until no late news can come any more."""
+
+    prn: str = Field(primary_key=True)
+    gone_at: datetime = Field(sa_type=UTCDateTime)
+    told_at: datetime = Field(sa_type=UTCDateTime, index=True)
 
 
 class ProfileArtifact(Base, table=True):

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import client, reports, runs
-from services.dispatcher.diagnostics import requested
+from services.dispatcher.options import requested
 from services.dispatcher.models import CreatedResource, GroupShare, ProfileArtifact, TaskReport
 from services.dispatcher.runner import TaskContext
 from services.dispatcher.schemas import Created, GroupShareUpdate, ReportUpdate
