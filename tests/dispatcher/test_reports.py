@@ -142,39 +142,68 @@ async def test_an_end_and_an_update_at_the_same_moment_never_leave_a_running_rep
         assert {row.state for row in found} == {State.COMPLETED}
 
 
-async def test_a_group_counts_what_each_task_added_once(session: AsyncSession) -> None:
-    group, one, two = uuid4(), uuid4(), uuid4()
+async def make_group(session: AsyncSession) -> UUID:
+    group = uuid4()
     await session.exec(
         text(
             "insert into taskgroup (id, description, all_tasks_dispatched, created_at, updated_at)"
             " values (:id, '', false, :now, :now)"
         ).bindparams(id=group, now=NOON)
     )
-
-    def share(task: UUID, done: int, **values: Any) -> GroupShareUpdate:
-        return GroupShareUpdate(
-            group_id=values.get("group", group), task_id=task, code="copied", message="Copied",
-            done=done, total=done, at=NOON,
-        )  # fmt: skip
-
-    await reports.store_shares(session, [share(one, 3), share(two, 4)])
-    await reports.store_shares(session, [share(one, 3), share(two, 5)])
-    await reports.store_shares(session, [share(two, 4), share(one, 1, group=uuid4())])
-
-    rows = (await session.exec(select(GroupShare))).all()
-    assert {row.task_id: row.done for row in rows} == {one: 3, two: 5}
+    return group
 
 
-async def test_what_a_task_made_is_listed_once_and_shown_as_gone(session: AsyncSession) -> None:
-    task = await accept(session)
-    made = Created(task_id=task, prn="prn:a:1", href="/a/1/")
+def share(group: UUID, task: UUID, done: int, **values: Any) -> GroupShareUpdate:
+    return GroupShareUpdate.model_validate(
+        {
+            "group_id": group, "task_id": task, "code": "copied", "message": "Copied",
+            "done": done, "total": done, "at": NOON,
+        }
+        | values
+    )  # fmt: skip
 
-    await reports.created(session, [made, made, Created(task_id=task, prn="prn:a:2", href="/a/2/")])
-    await reports.created(session, [made, Created(task_id=uuid4(), prn="prn:a:3", href="/a/3/")])
-    await reports.gone(session, ["prn:a:2"])
 
-    rows = (await session.exec(select(CreatedResource).order_by(col(CreatedResource.id)))).all()
-    assert [(row.prn, row.gone) for row in rows] == [("prn:a:1", False), ("prn:a:2", True)]
+async def shares(session: AsyncSession) -> dict[UUID, tuple[int, int]]:
+    rows = await session.exec(select(GroupShare), execution_options={"populate_existing": True})
+    return {row.task_id: (row.done, row.total) for row in rows}
+
+
+async def test_a_group_counts_what_each_task_added_once(session: AsyncSession) -> None:
+    group = await make_group(session)
+    one, two = [await accept(session, group_id=group) for _ in range(2)]
+
+    await reports.store_shares(session, [share(group, one, 3), share(group, two, 4)])
+    await reports.store_shares(session, [share(group, one, 3), share(group, two, 5)])
+    await reports.store_shares(session, [share(group, two, 4), share(group, two, 2)])
+
+    assert await shares(session) == {one: (3, 3), two: (5, 5)}
+
+
+async def test_tasks_add_to_the_counts_of_their_own_group_only(session: AsyncSession) -> None:
+    group, other = await make_group(session), await make_group(session)
+    task = await accept(session, group_id=group)
+
+    await reports.store_shares(
+        session, [share(other, task, 1), share(group, uuid4(), 1), share(uuid4(), task, 1)]
+    )
+
+    assert await shares(session) == {}
+    assert (await session.exec(select(GroupReport))).all() == []
+
+
+async def test_a_group_of_any_size_is_summed_by_one_statement(session: AsyncSession) -> None:
+    group = await make_group(session)
+    tasks = [await accept(session, group_id=group) for _ in range(30)]
+    await reports.store_shares(session, [share(group, task, LARGEST) for task in tasks])
+    found = await session.get(TaskGroup, group)
+    assert found is not None
+
+    with counted(session) as statements:
+        contents = await groups.contents(session, [found])
+
+    (report, done, total) = contents.reports[group][0]
+    assert (report.code, report.total, done, total) == ("copied", 0, 30 * LARGEST, 30 * LARGEST)
+    assert len(statements) == 3
 
 
 async def test_reports_go_with_their_task(session: AsyncSession) -> None:
@@ -238,63 +267,3 @@ async def test_a_canceled_part_is_canceled(app: FastAPI, worker: Worker) -> None
         await worker.ended(task)
 
     assert [row.state for row in await rows_of(app, task)] == [State.CANCELED]
-
-
-async def test_a_run_has_a_private_folder_that_goes_with_it(worker: Worker) -> None:
-    async def writes(task: TaskContext) -> list[Any]:
-        (task.folder.path / "x").write_text("x")
-        return [str(task.folder.path), task.folder.path.stat().st_mode & 0o777]
-
-    async with worker.runs(writes=writes):
-        folder, mode = (await worker.ended(await worker.dispatch("writes"))).result
-
-    assert mode == 0o700
-    assert not Path(folder).exists()
-
-
-def test_only_known_diagnostics_can_be_asked_for() -> None:
-    assert requested(" memory, logs,memory, nonsense") == ["memory", "logs"]
-    assert requested(None) == []
-
-
-async def test_what_was_asked_for_and_is_allowed_is_recorded(app: FastAPI, worker: Worker) -> None:
-    log = structlog.get_logger("test")
-
-    async def talks(task: TaskContext) -> None:
-        log.info("said.something")
-        await asyncio.sleep(0.05)
-
-    allowed = {"task_diagnostics": ["logs", "memory", "pyinstrument"]}
-    async with worker.runs(settings=allowed, talks=talks):
-        asked = await worker.dispatch("talks", profile_options=["logs", "pyinstrument", "memray"])
-        plain = await worker.dispatch("talks")
-        await worker.ended(asked)
-        await worker.ended(plain)
-
-    async with app.state.database.sessions() as session:
-        rows = (await session.exec(select(ProfileArtifact))).all()
-    assert {(row.task_id, row.name) for row in rows} == {
-        (asked, "task_logs"),
-        (asked, "pyinstrument_profile"),
-    }
-    logs = next(row for row in rows if row.name == "task_logs")
-    written = await app.state.files.read(logs.file)
-    assert b"said.something" in written
-    assert str(plain).encode() not in written
-
-
-async def test_children_are_recorded_as_their_parents_are(app: FastAPI, worker: Worker) -> None:
-    async def parent(task: TaskContext) -> str:
-        request = client.make_request("child", queue="dispatcher", kwargs={})
-        await client.dispatch_now(task.clients, [request])
-        return str(request.id)
-
-    async def child(task: TaskContext) -> None: ...
-
-    async with worker.runs(settings={"task_diagnostics": ["memory"]}, parent=parent, child=child):
-        first = await worker.ended(await worker.dispatch("parent", profile_options=["memory"]))
-        await worker.ended(UUID(first.result))
-
-    async with app.state.database.sessions() as session:
-        rows = (await session.exec(select(ProfileArtifact))).all()
-    assert {str(row.task_id) for row in rows} == {str(first.id), first.result}
