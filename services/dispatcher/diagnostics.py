@@ -82,8 +82,12 @@ async def _leave(recorder: AbstractAsyncContextManager[None]) -> None:
 
 
 async def _keep_all(folder: Path, task_id: UUID, files: Files, reports: Reports) -> None:
-    for path in sorted(folder.iterdir()):
+    for path in _recorded(folder):
         await _safely(_keep(path, task_id, files, reports))
+
+
+def _recorded(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
 
 
 async def _keep(path: Path, task_id: UUID, files: Files, reports: Reports) -> None:
