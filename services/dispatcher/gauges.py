@@ -16,8 +16,6 @@ from shared.database import Sessions, utc_now
 from shared.loops import end
 
 log = structlog.get_logger("gauges")
-# Numbers that are older are not shown: none at all are better than wrong ones.
-MOST_PERIODS = 3
 
 GAUGES = {
     "ready": Gauge(
@@ -65,10 +63,10 @@ async def refresh(sessions: Sessions, settings: Settings, *, now: datetime) -> N
     """Show the newest measurement, making it if it is this process's turn."""
     period = timedelta(seconds=settings.measure_seconds)
     async with sessions.begin() as session:
-        measured_at, numbers = await measuring.current(
+        _, numbers = await measuring.current(
             session, now=now, period=period, ttl=settings.worker_ttl
         )
-    show(numbers if now - measured_at <= MOST_PERIODS * period else [])
+    show(numbers)
 
 
 async def _refresh_for_ever(sessions: Sessions, settings: Settings) -> None:
@@ -78,6 +76,7 @@ async def _refresh_for_ever(sessions: Sessions, settings: Settings) -> None:
                 await refresh(sessions, settings, now=utc_now())
         except Exception:  # The loop outlives any outage of its database.
             log.exception("gauges.not_measured")
+            # None at all are better than wrong ones.
             show([])
         await asyncio.sleep(settings.measure_seconds)
 

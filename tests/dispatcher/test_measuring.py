@@ -14,9 +14,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import gauges, measuring, runs, workers
 from services.dispatcher.models import Measurement
 from services.dispatcher.schemas import Heartbeat, QueueNumbers
-from shared.database import Database, driver
+from shared.database import Database, driver, utc_now
 from tests.conftest import Servers
-from tests.dispatcher.conftest import NOON, accept, finish, make_request, start
+from tests.dispatcher.conftest import NOON, accept, finish, make_request, register, start
 
 TTL = timedelta(seconds=20)
 PERIOD = timedelta(seconds=10)
@@ -81,10 +81,9 @@ async def test_what_became_ready_less_than_5_seconds_ago_is_not_counted(
     fence = await start(session, holder)
     assert fence is not None
     await accept(session, exclusive=["a"])
+    await finish(session, holder, fence)
 
     early = await libraries(session, now=NOON + timedelta(seconds=4.9))
-    await runs.finish(session, [], now=NOON)
-    await finish(session, holder, fence)
     late = await libraries(session, now=NOON + timedelta(seconds=5))
 
     assert (early.parallel, early.ready, early.longest_ready_seconds) == (0, 0, 0.0)
@@ -246,15 +245,37 @@ async def test_the_metrics_page_shows_each_queue(app: FastAPI, http: httpx.Async
     assert f'lyceum_dispatcher_longest_ready_seconds{{queue="libraries"}} {waited}' in page
 
 
-async def test_queues_without_numbers_and_old_numbers_are_not_shown(
-    app: FastAPI, http: httpx.AsyncClient
-) -> None:
+async def test_queues_without_numbers_are_not_shown(http: httpx.AsyncClient) -> None:
     gauges.show([QueueNumbers(queue="x", **dict.fromkeys(_NUMBERS, 1))])
     assert '{queue="x"}' in (await http.get("/dispatcher/metrics")).text
 
     gauges.show([])
 
     assert '{queue="x"}' not in (await http.get("/dispatcher/metrics")).text
+
+
+async def test_after_an_outage_measuring_goes_on_and_meanwhile_nothing_is_shown(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = asyncio.Event()
+    measure = measuring.current
+
+    async def failing(*args: Any, **kwargs: Any) -> Any:
+        if not back.is_set():
+            raise ConnectionError("away")
+        return await measure(*args, **kwargs)
+
+    async with app.state.database.sessions.begin() as session:
+        await register(session, now=utc_now())
+    monkeypatch.setattr(measuring, "current", failing)
+    gauges.show([QueueNumbers(queue="x", **dict.fromkeys(_NUMBERS, 1))])
+    app.state.settings.measure_seconds = 0.1
+    async with gauges.measured(app), asyncio.timeout(10):
+        while '{queue="x"}' in (await http.get("/dispatcher/metrics")).text:
+            await asyncio.sleep(0.01)
+        back.set()
+        while '{queue="libraries"}' not in (await http.get("/dispatcher/metrics")).text:
+            await asyncio.sleep(0.01)
 
 
 _NUMBERS = set(QueueNumbers.model_fields) - {"queue"}
