@@ -15,6 +15,7 @@ from shared.settings import ServiceSettings
 
 log = structlog.get_logger("http")
 LONGEST_ID = 64
+LONGEST_WISH = 200
 
 
 class Boundary:
@@ -33,7 +34,7 @@ class Boundary:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id, **_diagnostics(headers))
         started = time.perf_counter()
         status = 500
 
@@ -75,6 +76,12 @@ def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id") or headers.get("correlation-id") or ""
     usable = given.isascii() and given.replace("-", "").isalnum() and len(given) <= LONGEST_ID
     return given if usable else uuid.uuid4().hex
+
+
+def _diagnostics(headers: Headers) -> dict[str, str]:
+    """What shall be recorded of the tasks that this request asks for, as it was sent."""
+    wanted = headers.get("x-task-diagnostics")
+    return {"task_diagnostics": wanted[:LONGEST_WISH]} if wanted else {}
 
 
 def _declared(headers: Headers) -> int:

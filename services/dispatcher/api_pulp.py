@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse, Response
 from sqlmodel import col, select
+from starlette.background import BackgroundTask
 
 from services.dispatcher import artifacts, client, roles, runs, searching
 from services.dispatcher.errors import TaskUnknown
@@ -109,11 +110,17 @@ async def cancel_task(
 
 
 @router.delete("/tasks/{task_id}/", status_code=204, operation_id="tasks_delete")
-async def delete_task(task_id: UUID, caller: CallerDep, session: SessionDep) -> Response:
+async def delete_task(
+    request: Request, task_id: UUID, caller: CallerDep, session: SessionDep
+) -> Response:
     """Remove the record of a task that has ended; 409 while it has not."""
     await visible(session, task_id, caller, permission=roles.DELETE)
-    deleted = await runs.delete_finished(session, task_id)
-    return Response(status_code=204 if deleted else 409)
+    recorded = await artifacts.files_of(session, task_id)
+    if not await runs.delete_finished(session, task_id):
+        return Response(status_code=409)
+    # After the commit: a record never names a file that is gone.
+    removal = BackgroundTask(request.app.state.files.delete, recorded)
+    return Response(status_code=204, background=removal)
 
 
 @router.get("/tasks/{task_id}/profile_artifacts/", operation_id="tasks_profile_artifacts")

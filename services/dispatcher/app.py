@@ -22,6 +22,7 @@ from services.dispatcher import (
     schedules,
 )
 from services.dispatcher.arrivals import Arrivals
+from services.dispatcher.gauges import measured
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.lease_waits import waiting
 from services.dispatcher.pushing import pushing
@@ -75,6 +76,6 @@ def create_app(
         ],
         notes=NOTES,
         compatible=["/pulp/"],
-        background=[pushing, waiting, collecting],
+        background=[pushing, waiting, collecting, measured],
         transport=transport,
     )

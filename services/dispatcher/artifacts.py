@@ -29,6 +29,12 @@ async def links(
     }
 
 
+async def files_of(session: AsyncSession, task_id: UUID) -> list[str]:
+    """Where the recordings of a task are stored."""
+    query = select(ProfileArtifact.file).where(ProfileArtifact.task_id == task_id)
+    return list(await session.exec(query))
+
+
 async def by_link(
     session: AsyncSession,
     task_id: UUID,

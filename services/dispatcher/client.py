@@ -9,6 +9,7 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.holding import holding, release_lease, renew_lease, take_lease
+from services.dispatcher.options import requested
 from services.dispatcher.schemas import (
     Created,
     Gone,
@@ -21,6 +22,7 @@ from services.dispatcher.states import FINAL
 from shared import ids, outbox
 from shared.callers import Caller
 from shared.clients import ServiceClients
+from shared.database import utc_now
 
 SERVICE = "dispatcher"
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
@@ -44,10 +46,15 @@ def make_request(
 ) -> TaskRequest:
     """Describe a task. `repeatable`: safe to run again when its worker is lost.
 
-    What a running task dispatches is its child, in its correlation, with its diagnostics.
+    What a running task dispatches is its child, in its correlation, with its diagnostics; what a
+    request dispatches is recorded as the request's header X-Task-Diagnostics asks.
     contract: dispatcher §2.1, DI-31, DI-32
     """
     context = structlog.contextvars.get_contextvars()
+    if profile_options is None:
+        profile_options = context.get("profile_options")
+    if profile_options is None:
+        profile_options = requested(context.get("task_diagnostics"))
     return TaskRequest(
         id=ids.new_id(),
         function=function,
@@ -64,9 +71,7 @@ def make_request(
         versions=dict(versions or {}),
         immediate=immediate,
         deferred=deferred,
-        profile_options=list(
-            context.get("profile_options", ()) if profile_options is None else profile_options
-        ),
+        profile_options=list(profile_options),
     )
 
 
@@ -131,12 +136,13 @@ async def report_later(session: AsyncSession, updates: Updates) -> None:
 
 async def created(session: AsyncSession, task_id: UUID, prn: str, href: str) -> None:
     """Tell, in the transaction that makes something, that a task made it."""
-    await outbox.send(session, SERVICE, "on_created", Created(task_id=task_id, prn=prn, href=href))
+    note = Created(task_id=task_id, prn=prn, href=href, at=utc_now())
+    await outbox.send(session, SERVICE, "on_created", note)
 
 
 async def gone(session: AsyncSession, prn: str) -> None:
     """Tell, in the transaction that removes something, that it exists no more."""
-    await outbox.send(session, SERVICE, "on_resource_gone", Gone(prn=prn))
+    await outbox.send(session, SERVICE, "on_resource_gone", Gone(prn=prn, at=utc_now()))
 
 
 __all__ = [
@@ -153,6 +159,7 @@ __all__ = [
     "renew_lease",
     "report",
     "report_later",
+    "requested",
     "take_lease",
     "wait_for",
 ]

@@ -2,53 +2,39 @@
 
 The request asks by the header `X-Task-Diagnostics`; the operator decides by the setting
 `task_diagnostics` what may be recorded. Runs share a process: memory is the process's, and a
-profile is of this run's own code only.
+profile is of this run's own code only. Whatever goes wrong with a recording, its run goes on and
+ends as it would have without.
 """
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import logging
+import re
 import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
 from pyinstrument import Profiler
 
+from services.dispatcher.options import NAMES
 from services.dispatcher.reporting import Reports
 from services.dispatcher.schemas import ProfileUpdate
-from shared import ids
 from shared.files import Files
 
 log = structlog.get_logger("diagnostics")
 
-HEADER = "X-Task-Diagnostics"
-NAMES = {
-    "memory": "memory_profile",
-    "pyinstrument": "pyinstrument_profile",
-    "memray": "memray_profile",
-    "logs": "task_logs",
-    "debug-logs": "task_logs",
-}
 SAMPLE_SECONDS = 0.5
 CHUNK = 1024 * 1024
+MOST_LOG_BYTES = 64 * 1024 * 1024
 Recorder = Callable[[Path, UUID], AbstractAsyncContextManager[None]]
-
-
-def requested(header: str | None) -> list[str]:
-    """The options a request asked for; unknown ones are only warned about."""
-    options = list(
-        dict.fromkeys(part.strip() for part in (header or "").split(",") if part.strip())
-    )
-    unknown = [option for option in options if option not in NAMES]
-    if unknown:
-        log.warning("diagnostics.unknown", count=len(unknown))
-    return [option for option in options if option in NAMES]
 
 
 @contextlib.asynccontextmanager
@@ -56,44 +42,63 @@ async def recording(
     options: Sequence[str], allowed: Sequence[str], task_id: UUID, files: Files, reports: Reports
 ) -> AsyncIterator[None]:
     """Record what was asked for and is allowed, around a run; nothing costs nothing."""
-    effective = [option for option in options if option in allowed and option in NAMES]
-    if not effective:
+    wanted = effective(options, allowed)
+    if not wanted:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="lyceum-diagnostics-") as name:
+    with tempfile.TemporaryDirectory(
+        prefix="lyceum-diagnostics-", ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                for option in effective:
-                    await stack.enter_async_context(RECORDERS[option](folder, task_id))
-                yield
-        finally:
-            await _keep(folder, task_id, files, reports)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(_keep_all, folder, task_id, files, reports)
+            for option in wanted:
+                recorder = RECORDERS[option](folder, task_id)
+                if await _safely(recorder.__aenter__()):
+                    stack.push_async_callback(_leave, recorder)
+            yield
 
 
-async def _keep(folder: Path, task_id: UUID, files: Files, reports: Reports) -> None:
+def effective(options: Sequence[str], allowed: Sequence[str]) -> list[str]:
+    """What is recorded: of two options that record the same, the one that records more."""
+    wanted = [option for option in NAMES if option in options and option in allowed]
+    if "debug-logs" in wanted and "logs" in wanted:
+        wanted.remove("logs")
+    return wanted
+
+
+async def _safely(step: Awaitable[Any]) -> bool:
+    try:
+        await step
+    except Exception:  # The run must not suffer from being watched.
+        log.exception("diagnostics.failed")
+        return False
+    return True
+
+
+async def _leave(recorder: AbstractAsyncContextManager[None]) -> None:
+    """Without the run's own error: a recorder has no say in it."""
+    await _safely(recorder.__aexit__(None, None, None))
+
+
+async def _keep_all(folder: Path, task_id: UUID, files: Files, reports: Reports) -> None:
     for path in _recorded(folder):
-        stored = f"diagnostics/{task_id}/{path.name}"
-        try:
-            await files.put(stored, _chunks(path))
-        except OSError:
-            log.exception("diagnostics.not_kept", file=path.name)
-            continue
-        reports.profiled(
-            ProfileUpdate(
-                id=ids.new_id(), task_id=task_id, name=path.name.partition(".")[0],
-                file=stored, size=path.stat().st_size,
-            )
-        )  # fmt: skip
+        await _safely(_keep(path, task_id, files, reports))
 
 
 def _recorded(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+async def _keep(path: Path, task_id: UUID, files: Files, reports: Reports) -> None:
+    stored = await files.put(f"diagnostics/{task_id}/{path.name}", _chunks(path))
+    name: Any = path.name.partition(".")[0]
+    reports.profiled(ProfileUpdate(task_id=task_id, name=name, file=stored.path, size=stored.size))
+
+
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
 
 
@@ -122,66 +127,118 @@ async def _memory(folder: Path, task_id: UUID) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def _pyinstrument(folder: Path, task_id: UUID) -> AsyncIterator[None]:
     profiler = Profiler(async_mode="enabled")
-    try:
-        profiler.start()
-    except RuntimeError:  # another run of this process is being profiled
-        log.warning("diagnostics.profiler_busy")
-        yield
-        return
+    profiler.start()
     try:
         yield
     finally:
         profiler.stop()
-        (folder / "pyinstrument_profile.html").write_text(profiler.output_html())
+        # Long runs make large pages; meanwhile the process has other runs.
+        page = await asyncio.to_thread(profiler.output_html)
+        (folder / "pyinstrument_profile.html").write_text(page, encoding="utf-8")
 
 
 @contextlib.asynccontextmanager
 async def _memray(folder: Path, task_id: UUID) -> AsyncIterator[None]:
+    """One run of a process at a time; a second one fails to begin, and is run unrecorded."""
     if importlib.util.find_spec("memray") is None:
         log.warning("diagnostics.memray_not_installed")
         yield
         return
-    memray = importlib.import_module("memray")
-    try:
-        with memray.Tracker(folder / "memray_profile.bin"):
-            yield
-    except RuntimeError:  # one tracker a process
-        log.warning("diagnostics.memray_busy")
+    with importlib.import_module("memray").Tracker(folder / "memray_profile.bin"):
+        yield
+
+
+# What keeps the first two groups, if any, and stars the rest.
+SECRET = re.compile(
+    r"""(?ix)
+      (\b(?:bearer|jwt|basic)\ )[^\s'",]+
+    | ((?:signature|token|secret|password|authorization)['"]?\s*[=:]\s*['"]?
+       (?:(?:bearer|jwt|basic)\ )?)[^\s&'",]+
+    | \beyJ[\w-]+\.[\w-]+\.[\w-]+
+    | (?<=://)[^/\s@]+(?=@)
+    """
+)
+
+
+def without_secrets(line: str) -> str:
+    """A log line without tokens, passwords and signatures, wherever in it they stand."""
+    return SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", line)
 
 
 class _Lines(logging.Handler):
-    """The log lines of one task, as this process writes them."""
+    """The log lines of one task, as this process writes them, without secrets."""
 
     def __init__(self, path: Path, task_id: UUID, level: int) -> None:
         super().__init__(level)
-        self._out, self._mark = path.open("w"), str(task_id)
+        self._out = path.open("w", encoding="utf-8", errors="backslashreplace")
+        self._mark, self._left = str(task_id), MOST_LOG_BYTES
 
     def emit(self, record: logging.LogRecord) -> None:
         context = structlog.contextvars.get_contextvars()
-        if context.get("task_id") == self._mark:
-            for handler in logging.getLogger().handlers:
-                if handler is not self and handler.formatter is not None:
-                    self._out.write(handler.formatter.format(record) + "\n")
-                    return
+        if context.get("task_id") != self._mark or self._left <= 0:
+            return
+        try:
+            line = without_secrets(_formatted(record)) + "\n"
+            self._left -= len(line)
+            self._out.write(line if self._left > 0 else "The rest is not kept.\n")
+        except Exception:
+            self.handleError(record)
 
     def close(self) -> None:
         self._out.close()
         super().close()
 
 
+def _formatted(record: logging.LogRecord) -> str:
+    for handler in logging.getLogger().handlers:
+        if handler.formatter is not None:
+            return handler.formatter.format(record)
+    return record.getMessage()
+
+
+class _Loudness:
+    """Lets records of a lower level through to recordings only, while there are any."""
+
+    def __init__(self) -> None:
+        self._wanted: list[int] = []
+        self._before: tuple[int, dict[logging.Handler, int]] | None = None
+
+    def raise_to(self, level: int) -> None:
+        root = logging.getLogger()
+        if self._before is None:
+            usual = {handler: handler.level for handler in root.handlers}
+            self._before = root.level, usual
+            for handler, its in usual.items():
+                handler.setLevel(max(its, root.level))
+        self._wanted.append(level)
+        root.setLevel(min(self._before[0], *self._wanted))
+
+    def lower(self, level: int) -> None:
+        assert self._before is not None
+        root = logging.getLogger()
+        usual, handlers = self._before
+        self._wanted.remove(level)
+        root.setLevel(min([usual, *self._wanted]))
+        if not self._wanted:
+            self._before = None
+            for handler, its in handlers.items():
+                handler.setLevel(its)
+
+
+_loudness = _Loudness()
+
+
 def _logs(level: int) -> Recorder:
     @contextlib.asynccontextmanager
     async def record(folder: Path, task_id: UUID) -> AsyncIterator[None]:
         handler = _Lines(folder / "task_logs.txt", task_id, level)
-        root = logging.getLogger()
-        before = root.level
-        root.addHandler(handler)
-        root.setLevel(min(before, level))
+        _loudness.raise_to(level)
+        logging.getLogger().addHandler(handler)
         try:
             yield
         finally:
-            root.removeHandler(handler)
-            root.setLevel(before)
+            logging.getLogger().removeHandler(handler)
+            _loudness.lower(level)
             handler.close()
 
     return record

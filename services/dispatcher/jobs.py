@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import reports, runs
+from services.dispatcher import created, reports, runs
 from services.dispatcher.schemas import Created, Gone, TaskRequest, Updates
 from services.dispatcher.waking import push_after_commit
 from shared.database import utc_now
@@ -41,12 +41,13 @@ async def on_reports(session: AsyncSession, payloads: list[dict[str, Any]]) -> N
 
 async def on_created(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
     """Tasks made something."""
-    await reports.created(session, [Created.model_validate(payload) for payload in payloads])
+    await created.add(session, [Created.model_validate(payload) for payload in payloads])
 
 
 async def on_resource_gone(session: AsyncSession, payloads: list[dict[str, Any]]) -> None:
     """Things exist no more."""
-    await reports.gone(session, [Gone.model_validate(payload).prn for payload in payloads])
+    things = [Gone.model_validate(payload) for payload in payloads]
+    await created.gone(session, things, now=utc_now())
 
 
 NOTES: dict[str, NoteHandler] = {

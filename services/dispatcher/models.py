@@ -160,6 +160,8 @@ class Worker(Base, table=True):
     meets: list[int] = Field(
         default_factory=list, sa_column=Column(ARRAY(Integer), nullable=False, server_default="{0}")
     )
+    # How many tasks it runs at once.
+    concurrency: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     # The number of its newest exchange: an older one that comes late changes nothing.
     turn: int = Field(default=0, sa_type=BigInteger)
     started_at: datetime = Field(sa_type=UTCDateTime)
@@ -210,6 +212,8 @@ class TaskReport(Base, table=True):
         sa_column=Column(ForeignKey("task.id", ondelete="CASCADE"), index=True, nullable=False)
     )
     place: int = 0
+    # The attempt it tells of: a repeated run begins its reports anew.
+    attempt: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     message: str
     code: str
     state: State = Field(sa_type=text_enum(State, name="task_report_state"))
@@ -259,8 +263,17 @@ class CreatedResource(Base, table=True):
     prn: str = Field(index=True)
     href: str
     gone: bool = False
+    made_at: datetime = Field(sa_type=UTCDateTime)
 
     __table_args__ = (UniqueConstraint("task_id", "prn"),)
+
+
+class GoneResource(Base, table=True):
+    """When a thing of this name last ceased to be; kept until no late news can come any more."""
+
+    prn: str = Field(primary_key=True)
+    gone_at: datetime = Field(sa_type=UTCDateTime)
+    told_at: datetime = Field(sa_type=UTCDateTime, index=True)
 
 
 class ProfileArtifact(Base, table=True):
@@ -296,6 +309,14 @@ class RoleGrant(Base, table=True):
         ),
         Index("role_grant_object", "object_kind", "object_id"),
     )  # fmt: skip
+
+
+class Measurement(Base, table=True):
+    """What was measured last, by one process for all. contract: dispatcher §4.10"""
+
+    id: int = Field(default=1, primary_key=True)
+    measured_at: datetime = Field(sa_type=UTCDateTime)
+    numbers: list[dict[str, Any]] = Field(sa_type=Json)
 
 
 class Sweep(Base, table=True):

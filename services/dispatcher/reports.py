@@ -1,7 +1,7 @@
-"""How far the parts of a task are, what it made, and what was recorded about it.
+"""How far the parts of a task are, and what was recorded about it.
 
 Updates carry absolute numbers, so that one that comes twice counts once and a late one changes
-nothing. contract: dispatcher §7, §1.4, DI-34
+nothing. contract: dispatcher §7, DI-04, DI-34
 """
 
 from collections.abc import Sequence
@@ -10,69 +10,82 @@ from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.dispatcher import claims
 from services.dispatcher.runs import as_json
-from services.dispatcher.schemas import (
-    Created,
-    GroupShareUpdate,
-    ProfileUpdate,
-    ReportUpdate,
-    Updates,
-)
+from services.dispatcher.schemas import GroupShareUpdate, ProfileUpdate, ReportUpdate, Updates
 from shared.database import driver
 
-# A share lock on the task: its end comes wholly before, and then decides, or wholly after.
-_TASK = "select state from task where id = $1 for share"
+# The end of a task comes wholly before, and then decides, or wholly after. Whoever ends several
+# tasks has the dispatcher's lock: sharing it, a batch about several cannot deadlock with that.
+_STILL = f"select pg_advisory_xact_lock_shared({claims.LOCK})"
+_TASKS = "select id from task where id = any($1::uuid[]) order by id for share"
 
 _STORE = """
-insert into taskreport
-  (id, task_id, place, message, code, state, total, done, suffix, created_at, updated_at)
-select r.id, $2, r.place, r.message, r.code,
-       case when r.state = 'running' and $3 in ('completed', 'failed', 'canceled')
-            then $3 else r.state end,
+insert into taskreport (
+  id, task_id, place, attempt, message, code, state, total, done, suffix, created_at, updated_at)
+select r.id, r.task_id, r.place, r.attempt, r.message, r.code,
+       case when r.state = 'running' and task.state in ('completed', 'failed', 'canceled')
+            then task.state else r.state end,
        r.total, r.done, r.suffix, r.at, r.at
 from jsonb_to_recordset($1::jsonb) as r (
-  id uuid, place int, message text, code text, state text, total bigint, done bigint,
-  suffix text, at timestamptz)
+  id uuid, task_id uuid, place int, attempt int, message text, code text, state text,
+  total bigint, done bigint, suffix text, at timestamptz)
+join task on task.id = r.task_id and task.attempt = r.attempt
+order by r.id
 on conflict (id) do update set
-  message = excluded.message, total = excluded.total, done = excluded.done,
-  suffix = excluded.suffix, state = excluded.state, updated_at = excluded.updated_at
-where taskreport.task_id = excluded.task_id and taskreport.updated_at < excluded.updated_at
-  and taskreport.state in ('waiting', 'running')
+  attempt = excluded.attempt, message = excluded.message, code = excluded.code,
+  total = excluded.total, done = excluded.done, suffix = excluded.suffix,
+  state = excluded.state, updated_at = excluded.updated_at
+where taskreport.task_id = excluded.task_id and (
+  taskreport.attempt < excluded.attempt
+  or taskreport.attempt = excluded.attempt and taskreport.updated_at < excluded.updated_at
+     and taskreport.state in ('waiting', 'running'))
 """
 
 
 async def store(session: AsyncSession, updates: Sequence[ReportUpdate]) -> None:
-    """Keep the newest state of each report; those of tasks that are gone are dropped.
+    """Keep the newest state of each report. Those of tasks that are gone are dropped, and of
+    attempts that are over.
 
     A report that is still running when its task has ended gets the task's state.
     """
-    newest: dict[UUID, dict[UUID, ReportUpdate]] = {}
-    for update in sorted(updates, key=lambda update: update.at):
-        newest.setdefault(update.task_id, {})[update.id] = update
+    newest: dict[UUID, ReportUpdate] = {}
+    for update in sorted(updates, key=lambda update: (update.attempt, update.at)):
+        newest[update.id] = update
+    tasks = {update.task_id for update in newest.values()}
+    if not tasks:
+        return
     connection = await driver(session)
-    for task_id in sorted(newest):
-        state = await connection.fetchval(_TASK, task_id)
-        if state is not None:
-            rows = [newest[task_id][key].model_dump() for key in sorted(newest[task_id])]
-            await connection.execute(_STORE, as_json(rows), task_id, state)
+    if len(tasks) > 1:
+        await connection.execute(_STILL)
+    there = {row["id"] for row in await connection.fetch(_TASKS, list(tasks))}
+    rows = [update.model_dump() for update in newest.values() if update.task_id in there]
+    await connection.execute(_STORE, as_json(rows))
 
 
 _GROUP_REPORTS = """
 insert into groupreport (group_id, code, message, suffix, total, created_at)
-select distinct on (r.group_id, r.code) r.group_id, r.code, r.message, r.suffix, 0, r.at
-from jsonb_to_recordset($1::jsonb) as r (
-  group_id uuid, code text, message text, suffix text, at timestamptz)
+select r.group_id, r.code, r.message, r.suffix, 0, r.at
+from (
+  select distinct on (r.group_id, r.code) r.*
+  from jsonb_to_recordset($1::jsonb) as r (
+    group_id uuid, code text, task_id uuid, message text, suffix text, at timestamptz)
+  join task on task.id = r.task_id and task.group_id = r.group_id
+  order by r.group_id, r.code, r.at) as r
 join taskgroup on taskgroup.id = r.group_id
-order by r.group_id, r.code, r.at
+order by r.group_id, r.code
+for key share of taskgroup
 on conflict do nothing
 """
 _SHARES = """
 insert into groupshare (group_id, code, task_id, done, total)
-select distinct on (r.group_id, r.code, r.task_id) r.group_id, r.code, r.task_id, r.done, r.total
+select r.group_id, r.code, r.task_id, max(r.done), max(r.total)
 from jsonb_to_recordset($1::jsonb) as r (
-  group_id uuid, code text, task_id uuid, done bigint, total bigint, at timestamptz)
+  group_id uuid, code text, task_id uuid, done bigint, total bigint)
+join task on task.id = r.task_id and task.group_id = r.group_id
 join groupreport on groupreport.group_id = r.group_id and groupreport.code = r.code
-order by r.group_id, r.code, r.task_id, r.at desc
+group by r.group_id, r.code, r.task_id
+order by r.group_id, r.code, r.task_id
 on conflict (group_id, code, task_id) do update set
   done = greatest(groupshare.done, excluded.done),
   total = greatest(groupshare.total, excluded.total)
@@ -80,7 +93,7 @@ on conflict (group_id, code, task_id) do update set
 
 
 async def store_shares(session: AsyncSession, updates: Sequence[GroupShareUpdate]) -> None:
-    """Keep what each task has added to its group's counts; those of unknown groups are dropped."""
+    """Keep what each task has added to the counts of its own group; all else is dropped."""
     if updates:
         connection = await driver(session)
         rows = as_json([update.model_dump() for update in updates])
@@ -88,42 +101,24 @@ async def store_shares(session: AsyncSession, updates: Sequence[GroupShareUpdate
         await connection.execute(_SHARES, rows)
 
 
-_CREATED = """
-insert into createdresource (task_id, prn, href, gone)
-select r.task_id, r.prn, r.href, false
-from jsonb_to_recordset($1::jsonb) as r (place int, task_id uuid, prn text, href text)
-join task on task.id = r.task_id
-order by r.place
-on conflict do nothing
-"""
-
-
-async def created(session: AsyncSession, resources: Sequence[Created]) -> None:
-    """Note what tasks made, each thing once for its task."""
-    rows = as_json([{"place": place, **one.model_dump()} for place, one in enumerate(resources)])
-    await (await driver(session)).execute(_CREATED, rows)
-
-
-async def gone(session: AsyncSession, prns: Sequence[str]) -> None:
-    """These things exist no more; where they are listed they are shown as unavailable. DI-61"""
-    await (await driver(session)).execute(
-        "update createdresource set gone = true where prn = any($1::text[])", list(prns)
-    )
-
-
 _PROFILES = """
 insert into profileartifact (id, task_id, name, file, size, created_at)
-select r.id, r.task_id, r.name, r.file, r.size, $2
-from jsonb_to_recordset($1::jsonb) as r (id uuid, task_id uuid, name text, file text, size bigint)
+select gen_random_uuid(), r.task_id, r.name, r.file, r.size, $2
+from (
+  select distinct on (task_id, name) *
+  from jsonb_to_recordset($1::jsonb) as r (task_id uuid, name text, file text, size bigint)
+  order by task_id, name) as r
 join task on task.id = r.task_id
-on conflict do nothing
+for key share of task
+on conflict (task_id, name) do update set
+  file = excluded.file, size = excluded.size, created_at = excluded.created_at
 """
 
 
 async def store_profiles(
     session: AsyncSession, profiles: Sequence[ProfileUpdate], *, now: datetime
 ) -> None:
-    """Keep what was recorded about runs; the files are stored already."""
+    """Keep what was recorded about runs; the files are stored already. A repeated run's counts."""
     if profiles:
         rows = as_json([profile.model_dump() for profile in profiles])
         await (await driver(session)).execute(_PROFILES, rows, now)

@@ -97,8 +97,10 @@ async def outcome(
 ) -> FinishReport:
     """Run a function to its end, whatever that is. contract: dispatcher §2.4, §4.9"""
     try:
+        # Immediate tasks are too short to record.
+        options = () if assignment.immediate else assignment.profile_options
         async with recording(
-            assignment.profile_options, task.settings.task_diagnostics, task.task_id, task.files,
+            options, task.settings.task_diagnostics, task.task_id, task.files,
             task.reports,
         ):  # fmt: skip
             result = _storable(await _in_time(call, assignment))
@@ -322,7 +324,10 @@ class TaskRunner:
             attempt=assignment.attempt,
         )
         progress = Progress(task_id, assignment.attempt, context.clients, context.sessions)
-        reports = Reports(task_id, assignment.group_id, context.clients, context.sessions)
+        reports = Reports(
+            task_id, assignment.group_id, context.clients, context.sessions,
+            attempt=assignment.attempt,
+        )  # fmt: skip
         folder = TaskFolder()
         task = TaskContext(
             task_id, assignment.username, assignment.fence, assignment.attempt, context.settings,
@@ -367,6 +372,7 @@ class TaskRunner:
             queue=context.settings.service,
             app_type=self.app_type,
             versions=self._versions,
+            concurrency=context.settings.worker_concurrency,
             first=not self._registered.is_set(),
         )
         path = f"{API}/workers/{worker_id}/heartbeat"

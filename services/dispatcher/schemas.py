@@ -1,6 +1,6 @@
 """What goes over the wire between the dispatcher and the other services."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -36,7 +36,16 @@ def without_nul(value: str) -> str:
     return value
 
 
+def in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("This is not a time in UTC.") from error
+
+
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(without_nul)]
+AnyText = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(without_nul)]
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Resource = Text
 
 
@@ -289,6 +298,7 @@ class Heartbeat(BaseModel):
     queue: Text
     app_type: Literal["worker", "api"] = "worker"
     versions: dict[Text, Text] = Field(default={}, max_length=MOST_VERSIONS)
+    concurrency: int = Field(default=1, ge=1, le=MOST_RUNS)
     first: bool = False
 
 
@@ -310,13 +320,14 @@ class ReportUpdate(BaseModel):
     id: UUID
     task_id: UUID
     place: int = Field(default=0, ge=0, le=2**31 - 1)
-    message: Text
+    attempt: int = Field(default=1, ge=1, le=2**31 - 1)
+    message: AnyText
     code: Text
     state: ReportState
     total: Count | None = None
     done: Count = 0
-    suffix: Text | None = None
-    at: AwareDatetime
+    suffix: AnyText | None = None
+    at: Moment
 
 
 class GroupShareUpdate(BaseModel):
@@ -325,21 +336,27 @@ class GroupShareUpdate(BaseModel):
     group_id: UUID
     task_id: UUID
     code: Text
-    message: Text
-    suffix: Text | None = None
+    message: AnyText
+    suffix: AnyText | None = None
     done: Count = 0
     total: Count = 0
-    at: AwareDatetime
+    at: Moment
 
 
 class ProfileUpdate(BaseModel):
     """Something recorded about a run; its file is stored already."""
 
-    id: UUID
     task_id: UUID
-    name: Text
+    name: Literal["memory_profile", "pyinstrument_profile", "memray_profile", "task_logs"]
     file: Text
     size: Count | None = None
+
+    @model_validator(mode="after")
+    def of_this_task(self) -> Self:
+        """Its link must never lead to any other file of the store."""
+        if not self.file.startswith(f"diagnostics/{self.task_id}/") or "/." in self.file:
+            raise ValueError("file must be below the task's own diagnostics.")
+        return self
 
 
 class Updates(BaseModel):
@@ -356,12 +373,14 @@ class Created(BaseModel):
     task_id: UUID
     prn: Text
     href: Text
+    at: Moment
 
 
 class Gone(BaseModel):
     """Something that exists no more."""
 
     prn: Text
+    at: Moment
 
 
 class ScheduleRequest(BaseModel):
@@ -410,3 +429,17 @@ class PurgeRequest(BaseModel):
 
     finished_before: datetime | None = None
     states: list[Literal["skipped", "completed", "failed", "canceled"]] | None = None
+
+
+class QueueNumbers(BaseModel):
+    """How much work of one queue waits for workers. contract: dispatcher §4.10"""
+
+    queue: str
+    ready: int
+    longest_ready_seconds: float
+    parallel: int
+    wanting: int
+    unmet: int
+    running: int
+    workers: int
+    slots: int

@@ -19,6 +19,7 @@ class Settings(ServiceSettings):
     service: Literal["dispatcher"] = "dispatcher"
     worker_ttl_seconds: float = Field(default=20.0, gt=0)
     sweep_seconds: float = Field(default=2.0, gt=0)
+    measure_seconds: float = Field(default=10.0, gt=0)
     most_attempts: int = Field(default=3, ge=1)
     # Minutes after which things are cleaned up, and between two clean-ups; 0: never.
     task_protection_minutes: int = Field(default=0, ge=0, le=LARGEST)

@@ -11,8 +11,9 @@ from services.dispatcher.schemas import Heartbeat, HeartbeatAnswer
 from shared.database import driver
 
 _REGISTER = """
-insert into worker (id, app_type, name, queue, versions, meets, turn, started_at, last_heartbeat)
-values ($1, $2, $3, $4, $5::jsonb, $6::int[], 0, $7, $7)
+insert into worker (
+  id, app_type, name, queue, versions, meets, concurrency, turn, started_at, last_heartbeat)
+values ($1, $2, $3, $4, $5::jsonb, $6::int[], $7, 0, $8, $8)
 on conflict (id) do update set last_heartbeat = excluded.last_heartbeat
 """
 _ALIVE = text("update worker set last_heartbeat = :now where id = :id")
@@ -48,7 +49,7 @@ async def _register(
     met = await requirements.met_by(session, report.versions)
     await (await driver(session)).execute(
         _REGISTER, worker_id, report.app_type, report.name, report.queue,
-        requirements.canonical(report.versions), met, now,
+        requirements.canonical(report.versions), met, report.concurrency, now,
     )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy import event
 
-from services.dispatcher import reports, runs
-from services.dispatcher.schemas import Created, ReportUpdate
+from services.dispatcher import created, reports, runs
+from services.dispatcher.schemas import Created, Gone, ReportUpdate
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.dispatcher.conftest import finish, make_request, register, start
@@ -25,6 +25,7 @@ async def tasks(app: FastAPI) -> dict[str, UUID]:
     one = make_request(function="one", exclusive=["a", "b"], logging_cid="cafe1")
     two = make_request(function="two", exclusive=["b"], shared=["a"], group_id=GROUP)
     three = make_request(function="three", shared=["a", "c"], parent_id=one.id)
+    now = utc_now()
     async with app.state.database.sessions.begin() as session:
         await register(session, now=utc_now())
         await runs.accept(session, [one, two, three], now=utc_now())
@@ -36,14 +37,18 @@ async def tasks(app: FastAPI) -> dict[str, UUID]:
         )  # fmt: skip
         await reports.store(session, [update])
         await finish(session, one.id, fence)
-        await reports.created(
+        await created.add(
             session,
             [
-                Created(task_id=one.id, prn="prn:libraries.library:1", href="/libraries/1/"),
-                Created(task_id=one.id, prn="prn:libraries.library:2", href="/libraries/2/"),
+                Created(
+                    task_id=one.id, prn="prn:libraries.library:1", href="/libraries/1/", at=now
+                ),
+                Created(
+                    task_id=one.id, prn="prn:libraries.library:2", href="/libraries/2/", at=now
+                ),
             ],
         )
-        await reports.gone(session, ["prn:libraries.library:2"])
+        await created.gone(session, [Gone(prn="prn:libraries.library:2", at=now)], now=now)
     return {"one": one.id, "two": two.id, "three": three.id}
 
 

@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("prn", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("href", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("gone", sa.Boolean(), nullable=False),
+        sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["task_id"], ["task.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("task_id", "prn"),
@@ -123,6 +124,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("task_id", sa.Uuid(), nullable=False),
         sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
         sa.Column("message", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("code", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column(
@@ -265,11 +267,34 @@ def upgrade() -> None:
         sa.Column("meets", postgresql.ARRAY(sa.Integer()), server_default="{0}", nullable=False),
     )
     op.add_column("worker", sa.Column("turn", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column(
+        "worker", sa.Column("concurrency", sa.Integer(), nullable=False, server_default="1")
+    )
+    op.create_table(
+        "goneresource",
+        sa.Column("prn", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("gone_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("told_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("prn"),
+    )
+    op.create_index(op.f("ix_goneresource_told_at"), "goneresource", ["told_at"], unique=False)
+    op.create_table(
+        "measurement",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("measured_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "numbers", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("id"),
+    )
     install_functions("dispatcher")
 
 
 def downgrade() -> None:
     drop_functions("dispatcher")
+    op.drop_table("measurement")
+    op.drop_table("goneresource")
+    op.drop_column("worker", "concurrency")
     op.drop_column("worker", "turn")
     op.drop_column("worker", "meets")
     op.drop_column("worker", "app_type")
