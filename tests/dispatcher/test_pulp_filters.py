@@ -312,7 +312,6 @@ async def test_lists_of_any_length_are_one_parameter(session: AsyncSession) -> N
     assert await ids(session, ("pulp_id__in", f"{uuids},{task}")) == {task}
     assert await ids(session, ("reserved_resources__in", many)) == set()
     assert await ids(session, ("shared_resources__in", many)) == set()
-    assert await ids(session, ("reserved_resources__in", "a," * 40_000 + "a")) == set()
     assert await ids(session, ("reserved_resources__in", ",".join(["a"] * 40_000))) == {task}
     assert await ids(session, ("state__in", ",".join(["waiting"] * 40_000))) == {task}
 
@@ -337,7 +336,7 @@ async def add_many(session: AsyncSession, count: int) -> None:
     )
     copies = f"""
         insert into task (id, {fields}) select gen_random_uuid(), {fields} from task,
-        generate_series(2, :count) where id = :template"""  # noqa: S608
+        generate_series(2, :count) where id = :template"""
     connection = await session.connection()
     await connection.execute(text(copies), {"count": count, "template": template})
 
@@ -421,7 +420,7 @@ async def worker_named(app: FastAPI) -> None:
 
 
 SLOW_TO_READ = "((((((a{1,200}){1,200}){1,200})))){1,200}"
-SLOW_TO_MATCH = r"^(a*)*(a*)*(a*)*(a*)*(a*)*\1\2\3\4\5b$"
+SLOW_TO_MATCH = r"^(a*)(a*)(a*)(a*)\1a\2a\3a\4aa[^b]$"
 
 
 @pytest.mark.parametrize(
