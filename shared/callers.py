@@ -148,7 +148,9 @@ class Tokens:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    """A claim that is a list of texts; what cannot be one, and what no store could hold, is not."""
+    texts = value if isinstance(value, list) else []
+    return tuple(one for one in texts if isinstance(one, str) and "\x00" not in one)
 
 
 def bearer(request: Request) -> str:

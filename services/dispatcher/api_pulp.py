@@ -1,6 +1,6 @@
 """Tasks as clients written for Pulp read, cancel and purge them. contract: dispatcher §5"""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -53,15 +53,14 @@ async def purge_tasks(
     """Remove the records of ended tasks; a task does it. By default: completed 30 days ago."""
     wanted = wanted or PurgeRequest()
     before = wanted.finished_before or _start_of_day(utc_now() - PURGED_AFTER)
-    if before.tzinfo is None:
-        before = before.replace(tzinfo=UTC)
     request = client.make_request(
         "purge",
         queue="dispatcher",
         kwargs={
             "finished_before": before.isoformat(),
-            "states": wanted.states or ["completed"],
+            "states": ["completed"] if wanted.states is None else wanted.states,
             "username": None if caller.administrator else caller.username,
+            "groups": [] if caller.administrator else list(caller.groups),
         },
         caller=caller,
     )

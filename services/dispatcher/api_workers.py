@@ -18,6 +18,7 @@ from services.dispatcher.filters import (
     boolean,
     dates,
     identities,
+    matching,
     parameters,
     parse_selection,
     selected,
@@ -76,16 +77,17 @@ async def list_workers(request: Request, caller: CallerDep, session: SessionDep)
     search = _searchable(request.app.state.settings).parse(request.query_params.multi_items())
     conditions = [*search.conditions, col(Worker.app_type) == "worker"]
     connection = await session.connection()
-    counted = await connection.execute(
-        select_columns(func.count()).select_from(Worker).where(*conditions)
-    )
-    found = await session.exec(
-        select(Worker)
-        .where(*conditions)
-        .order_by(*search.order, col(Worker.started_at).desc(), col(Worker.id).desc())
-        .limit(search.limit)
-        .offset(search.offset)
-    )
+    async with matching(session, search):
+        counted = await connection.execute(
+            select_columns(func.count()).select_from(Worker).where(*conditions)
+        )
+        found = await session.exec(
+            select(Worker)
+            .where(*conditions)
+            .order_by(*search.order, col(Worker.started_at).desc(), col(Worker.id).desc())
+            .limit(search.limit)
+            .offset(search.offset)
+        )
     rows = found.all()
     current = await _current_tasks(session, rows)
     shown = [selected(view(row, current.get(row.id)), search) for row in rows]

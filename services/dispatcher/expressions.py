@@ -4,13 +4,13 @@ contract: dispatcher §5.1
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, and_, not_, or_
 
 MOST_PARTS = 8
 MOST_NESTED = 20
+Apply = Callable[[str, str], ColumnElement[bool]]
 TOKEN = re.compile(
     r"""\s*(?:(?P<bracket>[()])
           |(?P<word>NOT|AND|OR)\b
@@ -21,11 +21,12 @@ TOKEN = re.compile(
 )
 
 
-def read_expression(
-    text: str, filters: Mapping[str, Callable[[str], ColumnElement[bool]]]
-) -> ColumnElement[bool]:
-    """The condition an expression stands for. Raises ValueError, saying what is wrong with it."""
-    return _Reader(_tokens(text), filters).whole()
+def read_expression(text: str, apply: Apply) -> ColumnElement[bool]:
+    """The condition an expression stands for; `apply` makes that of one filter and its value.
+
+    Raises ValueError, saying what is wrong with it.
+    """
+    return _Reader(_tokens(text), apply).whole()
 
 
 def _tokens(text: str) -> list[re.Match[str]]:
@@ -45,8 +46,8 @@ def _tokens(text: str) -> list[re.Match[str]]:
 
 
 class _Reader:
-    def __init__(self, tokens: list[re.Match[str]], filters: Mapping[str, Any]) -> None:
-        self._tokens, self._filters, self._place, self._depth = tokens, filters, 0, 0
+    def __init__(self, tokens: list[re.Match[str]], apply: Apply) -> None:
+        self._tokens, self._apply, self._place, self._depth = tokens, apply, 0, 0
 
     def whole(self) -> ColumnElement[bool]:
         condition = self._any()
@@ -85,14 +86,9 @@ class _Reader:
         if match is None or not match["name"]:
             raise ValueError("Syntax error in expression: a filter is missing.")
         self._place += 1
-        name = match["name"]
-        make = self._filters.get(name)
-        if make is None:
-            raise ValueError(f"Filter '{name}' does not exist.")
         quoted = match["quoted"] if match["quoted"] is not None else match["single"]
         value = match["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        condition: ColumnElement[bool] = make(value)
-        return condition
+        return self._apply(match["name"], value)
 
     def _next_is(self, text: str) -> bool:
         if self._place < len(self._tokens):

@@ -1,19 +1,20 @@
 """Reading query strings as Pulp's clients write them. contract: dispatcher §5.1"""
 
+import contextlib
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement
-from sqlmodel import col
+from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, literal, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.expressions import read_expression
+from services.dispatcher.schemas import moment
 from shared.problems import BadInput
 
 Condition = ColumnElement[bool]
@@ -22,6 +23,13 @@ Filters = Mapping[str, Filter]
 DEFAULT_LIMIT = 100
 LARGEST = 2**31 - 1
 LONGEST_PATTERN = 200
+PATTERN_LOOKUPS = ("__regex", "__iregex")
+PATTERN_MILLISECONDS = 500
+# By PostgreSQL's codes for a pattern that is none, and for a statement that took too long.
+PATTERN_REFUSALS = {
+    "2201B": "Enter a valid regular expression.",
+    "57014": "This regular expression takes too long.",
+}
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "": operator.eq,
     "__lt": operator.lt,
@@ -40,7 +48,17 @@ PLAIN = {
     "format": "json",
     "q": "Filters joined by NOT, AND, OR and parentheses",
 }
+# Lists that go on when they come twice; of any other parameter the last one counts.
+LISTS = frozenset({"fields", "exclude_fields"})
 SELECTION = frozenset({"fields", "exclude_fields", "minimal", "format"})
+
+
+class Use(NamedTuple):
+    """A filter with its value, and the parameter it stood in: its own, or `q`."""
+
+    parameter: str
+    filter: str
+    value: str
 
 
 @dataclass
@@ -48,6 +66,7 @@ class Search:
     """What a client asked for."""
 
     conditions: list[Condition] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
     order: list[Any] = field(default_factory=list)
     limit: int = DEFAULT_LIMIT
     offset: int = 0
@@ -91,25 +110,79 @@ def parse_selection(items: Iterable[tuple[str, str]]) -> Search:
 
 
 def _parse(items: Iterable[tuple[str, str]], filters: Filters, order: Mapping[str, Any]) -> Search:
-    search, wrong = Search(), {}
-    for name, value in items:
+    search, wrong = Search(), dict[str, str]()
+    for name, value in _once(items).items():
         try:
             if "\x00" in value:
                 raise ValueError("Null characters are not allowed.")
             if name == "q":
-                search.conditions.append(read_expression(value, filters))
+                apply = partial(_applied, search, filters, name)
+                search.conditions.append(read_expression(value, apply))
             elif name in PLAIN:
                 _plain(search, name, value, order)
             elif name in filters:
-                search.conditions.append(filters[name](value))
+                search.conditions.append(_applied(search, filters, name, name, value))
             else:
-                wrong[name] = ["Unexpected query parameter."]
+                raise ValueError("Unexpected query parameter.")
         except ValueError as error:
-            wrong[name] = [str(error)]
+            wrong[name] = str(error)
     if wrong:
-        text = "; ".join(f"{name}: {messages[0]}" for name, messages in wrong.items())
-        raise BadInput(text, fields=wrong)
+        raise refused(wrong)
     return search
+
+
+def _once(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in items:
+        found[name] = f"{found[name]},{value}" if name in LISTS and name in found else value
+    return found
+
+
+def _applied(search: Search, filters: Filters, parameter: str, name: str, value: str) -> Condition:
+    make = filters.get(name)
+    if make is None:
+        raise ValueError(f"Filter '{name}' does not exist.")
+    search.uses.append(Use(parameter, name, value))
+    return make(value)
+
+
+def refused(wrong: Mapping[str, str]) -> BadInput:
+    """What is wrong with which parameter."""
+    text = "; ".join(f"{name}: {message}" for name, message in wrong.items())
+    return BadInput(text, fields={name: [message] for name, message in wrong.items()})
+
+
+@contextlib.asynccontextmanager
+async def matching(session: AsyncSession, search: Search) -> AsyncIterator[None]:
+    """Around the statements of a search: patterns are checked, and cost no more than a moment.
+
+    Raises BadInput, naming the parameter, for one that PostgreSQL does not know or that takes
+    too long. Searches without patterns are let through as they are.
+    """
+    patterns = [use for use in search.uses if use.filter.endswith(PATTERN_LOOKUPS)]
+    if not patterns:
+        yield
+        return
+    connection = await session.connection()
+    await connection.execute(text(f"set local statement_timeout = {PATTERN_MILLISECONDS}"))
+    for use in patterns:
+        with _pattern_refused([use]):
+            # Also where no row would be looked at.
+            await connection.execute(text("select '' ~ :pattern"), {"pattern": use.value})
+    with _pattern_refused(patterns):
+        yield
+    await connection.execute(text("set local statement_timeout to default"))
+
+
+@contextlib.contextmanager
+def _pattern_refused(uses: Iterable[Use]) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = PATTERN_REFUSALS.get(getattr(error.orig, "sqlstate", ""))
+        if reason is None:
+            raise
+        raise refused({use.parameter: reason for use in uses}) from error
 
 
 def _plain(search: Search, name: str, value: str, order: Mapping[str, Any]) -> None:
@@ -119,11 +192,12 @@ def _plain(search: Search, name: str, value: str, order: Mapping[str, Any]) -> N
         case "offset":
             search.offset = number(value, least=0)
         case "ordering":
-            search.order = [_ordering(part, order) for part in value.split(",") if part]
+            parts = dict.fromkeys(part for part in value.split(",") if part)
+            search.order = [_ordering(part, order) for part in parts]
         case "fields":
             search.fields = frozenset(value.split(",")) - {""}
         case "exclude_fields":
-            search.without = frozenset(value.split(","))
+            search.without = frozenset(value.split(",")) - {""}
         case "minimal":
             search.minimal = boolean(value)
 
@@ -132,7 +206,7 @@ def _ordering(part: str, order: Mapping[str, Any]) -> Any:
     column = order.get(part.removeprefix("-"))
     if column is None:
         raise ValueError(f"Select a valid choice. {part} is not one of the available choices.")
-    return col(column).desc() if part.startswith("-") else col(column).asc()
+    return column.desc() if part.startswith("-") else column.asc()
 
 
 def number(value: str, *, least: int) -> int:
@@ -145,13 +219,6 @@ def boolean(value: str) -> bool:
     if value.lower() not in ("true", "false", "1", "0"):
         raise ValueError("Must be true or false.")
     return value.lower() in ("true", "1")
-
-
-def date(value: str) -> datetime:
-    try:
-        return TypeAdapter(datetime).validate_python(value)
-    except ValidationError as error:
-        raise ValueError("Enter a valid date/time.") from error
 
 
 def reference(value: str, kind: str, collection: str) -> UUID:
@@ -187,20 +254,29 @@ def texts(name: str, column: Any, *lookups: str) -> dict[str, Filter]:
     }
 
 
+def among_texts(column: Any, values: Iterable[str]) -> Condition:
+    """One of these: one parameter, however many there are."""
+    found: Condition = column == any_(literal(list(values), ARRAY(Text)))
+    return found
+
+
+def among_ids(column: Any, values: Sequence[UUID]) -> Condition:
+    """One of these: one parameter, however many there are."""
+    found: Condition = column == any_(literal(list(values), ARRAY(Uuid)))
+    return found
+
+
 def identities(kind: str, collection: str, column: Any) -> dict[str, Filter]:
     """pulp_id__in, pulp_href__in, prn__in"""
 
-    def among(value: str) -> Condition:
-        found: Condition = column.in_(
-            [reference(part, kind, collection) for part in value.split(",")]
-        )
-        return found
+    def named(value: str) -> Condition:
+        return among_ids(column, [reference(part, kind, collection) for part in value.split(",")])
 
-    return dict.fromkeys(("pulp_id__in", "pulp_href__in", "prn__in"), among)
+    return dict.fromkeys(("pulp_id__in", "pulp_href__in", "prn__in"), named)
 
 
 def _compared(column: Any, compare: Callable[[Any, Any], Any], value: str) -> Condition:
-    condition: Condition = compare(column, date(value))
+    condition: Condition = compare(column, moment(value))
     return condition
 
 
@@ -213,24 +289,21 @@ def _between(column: Any, value: str) -> Condition:
     bounds = value.split(",")
     if len(bounds) != 2:
         raise ValueError("Two dates separated by a comma are required.")
-    between: Condition = column.between(date(bounds[0]), date(bounds[1]))
+    between: Condition = column.between(moment(bounds[0]), moment(bounds[1]))
     return between
 
 
 def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError("Enter a valid regular expression.") from error
-    if len(value) > LONGEST_PATTERN or re.search(r"\\[1-9]", value):
-        raise ValueError("This regular expression is not supported.")
+    """What PostgreSQL makes of it is seen in `matching`."""
+    if len(value) > LONGEST_PATTERN:
+        raise ValueError(f"A regular expression may have at most {LONGEST_PATTERN} characters.")
     return value
 
 
 TEXT_LOOKUPS: dict[str, Callable[[Any, str], Any]] = {
     "exact": operator.eq,
     "ne": operator.ne,
-    "in": lambda column, value: column.in_(value.split(",")),
+    "in": lambda column, value: among_texts(column, value.split(",")),
     "iexact": lambda column, value: column.ilike(_literal(value)),
     "contains": lambda column, value: column.contains(value, autoescape=True),
     "icontains": lambda column, value: column.icontains(value, autoescape=True),
@@ -247,6 +320,7 @@ def _literal(value: str) -> str:
 
 def selected(view: dict[str, Any], search: Search) -> dict[str, Any]:
     """Only the fields that were asked for."""
-    if search.fields:
-        return {name: value for name, value in view.items() if name in search.fields}
-    return {name: value for name, value in view.items() if name not in search.without}
+    wanted = search.fields or view.keys()
+    return {
+        name: value for name, value in view.items() if name in wanted and name not in search.without
+    }

@@ -85,6 +85,9 @@ class Task(Base, table=True):
         Index("task_created", "created_at", "id"),
         Index("task_owner", "username", "created_at"),
         Index("task_name", "name", "created_at"),
+        Index("task_cid", "logging_cid"),
+        # All but the state that most tasks are in, which is found by their time.
+        Index("task_state", "state", "created_at", postgresql_where=text("state <> 'completed'")),
         Index(
             "task_ready",
             "queue",
@@ -261,7 +264,7 @@ class CreatedResource(Base, table=True):
         sa_column=Column(ForeignKey("task.id", ondelete="CASCADE"), index=True, nullable=False)
     )
     prn: str = Field(index=True)
-    href: str
+    href: str = Field(index=True)
     gone: bool = False
     made_at: datetime = Field(sa_type=UTCDateTime)
 

@@ -1,47 +1,25 @@
 """Removing the records of tasks that ended long ago. contract: dispatcher §5.7"""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, select, true
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher.roles import DELETE, TASK, roles_with
+from services.dispatcher import removing, roles
+from services.dispatcher.filters import Condition, among_texts
+from services.dispatcher.models import Task
+from services.dispatcher.removing import Removed
 from services.dispatcher.runner import TaskContext
 from services.dispatcher.settings import Settings
 from services.dispatcher.states import FINAL
+from shared.callers import Caller
 
 BATCH = 1000
-
-# Those this user may delete: his own, those a role is his for, or all if he has it for all.
-_CANDIDATES = """
-    from task
-    where finished_at < :before and state = any(:states)
-      and (cast(:username as text) is null or (owned and username = :username)
-           or id in (select object_id from rolegrant
-                     where object_kind = :kind and role = any(:roles) and username = :username)
-           or exists (select from rolegrant
-                      where object_kind = :kind and role = any(:roles) and username = :username
-                        and object_id is null))
-"""
-_COUNT = text(f"select count(*) {_CANDIDATES}")
-_CHOOSE = text(f"""
-    select id {_CANDIDATES} order by finished_at limit {BATCH} for update skip locked
-""")
-_DELETE = text("""
-    with orphaned as (
-      update task set parent_id = null where parent_id = any(:ids)
-    ), reports as (
-      delete from taskreport where task_id = any(:ids) returning 1
-    ), created as (
-      delete from createdresource where task_id = any(:ids) returning 1
-    ), profiles as (
-      delete from profileartifact where task_id = any(:ids) returning file
-    )
-    select (select count(*) from reports) as reports, (select count(*) from created) as created,
-           array(select file from profiles) as files
-""")
+TASKS = "core.Task"
 
 
 async def purge(
@@ -50,67 +28,85 @@ async def purge(
     finished_before: str | None = None,
     states: Sequence[str] | None = None,
     username: str | None = None,
+    groups: Sequence[str] = (),
 ) -> None:
     """Delete ended tasks in batches, with what belongs to them.
 
-    Without a date: those older than the protection time. `username`: only what this user may
-    delete. Memory does not grow with the number of tasks.
+    Without a date: those older than the protection time. `username` and his groups: only what
+    this user may delete. Memory does not grow with the number of tasks.
     """
     settings = task.settings
     assert isinstance(settings, Settings)
     before = _before(finished_before, settings)
-    values: dict[str, Any] = {
-        "before": before,
-        "states": list(states or sorted(FINAL)),
-        "username": username,
-        "kind": TASK,
-        "roles": roles_with(TASK, DELETE),
-    }
+    user = None if username is None else Caller(username, groups=tuple(groups))
+    ended = [
+        col(Task.finished_at) < before,
+        among_texts(col(Task.state), sorted(FINAL) if states is None else states),
+    ]
     async with task.sessions() as session:
-        connection = await session.connection()
-        total = (await connection.execute(_COUNT, values)).scalar_one()
-    deleted = {"core.Task": 0, "core.ProgressReport": 0, "core.CreatedResource": 0,
-               "core.ProfileArtifact": 0}  # fmt: skip
+        total = await _count(session, [*ended, await _may_delete(session, user)])
+    deleted: Counter[str] = Counter()
     async with (
         task.reports.report("Purged task-objects total", "purge.tasks.total") as whole,
         task.reports.report(
-            "Purged task-objects of type core.Task", "purge.tasks.key.core.Task", total=total
+            f"Purged task-objects of type {TASKS}", f"purge.tasks.key.{TASKS}", total=total
         ) as tasks,
     ):
+        since: datetime | None = None
         while True:
             async with task.sessions.begin() as session:
-                counts, files = await _one_batch(session, values)
-            if not counts["core.Task"]:
+                since, removed = await _one_batch(session, ended, user, since)
+            if not removed.counts[TASKS]:
                 break
-            await task.files.delete(files)
-            for kind, count in counts.items():
-                deleted[kind] += count
-            await tasks.increase_by(counts["core.Task"])
-            await whole.increase_by(sum(counts.values()))
-        whole.total = whole.done
+            await task.files.delete(removed.files)
+            deleted.update(removed.counts)
+            await tasks.increase_by(removed.counts[TASKS])
+            await whole.increase_by(sum(removed.counts.values()))
+        # Others may have removed some of them, or some may be in use.
+        tasks.total, whole.total = tasks.done, whole.done
+    await _report_belongings(task, deleted)
+
+
+async def _report_belongings(task: TaskContext, deleted: Counter[str]) -> None:
     for kind, count in deleted.items():
-        if kind != "core.Task" and count:
-            code = f"purge.tasks.key.{kind}"
-            async with task.reports.report(
-                f"Purged task-objects of type {kind}", code, total=count
-            ) as report:
+        if kind != TASKS and count:
+            message, code = f"Purged task-objects of type {kind}", f"purge.tasks.key.{kind}"
+            async with task.reports.report(message, code, total=count) as report:
                 await report.increase_by(count)
 
 
-async def _one_batch(
-    session: AsyncSession, values: dict[str, Any]
-) -> tuple[dict[str, int], list[str]]:
+async def _may_delete(session: AsyncSession, user: Caller | None) -> Condition:
+    return true() if user is None else await roles.permitted(session, user, roles.DELETE)
+
+
+async def _count(session: AsyncSession, conditions: Sequence[Any]) -> int:
     connection = await session.connection()
-    ids = list((await connection.execute(_CHOOSE, values)).scalars())
-    row = (await connection.execute(_DELETE, {"ids": ids})).one()
-    await connection.execute(text("delete from task where id = any(:ids)"), {"ids": ids})
-    counts = {
-        "core.Task": len(ids),
-        "core.ProgressReport": row.reports,
-        "core.CreatedResource": row.created,
-        "core.ProfileArtifact": len(row.files),
-    }
-    return counts, row.files
+    counted = await connection.execute(select(func.count()).select_from(Task).where(*conditions))
+    return counted.scalar_one()
+
+
+async def _one_batch(
+    session: AsyncSession, ended: Sequence[Condition], user: Caller | None, since: datetime | None
+) -> tuple[datetime | None, Removed]:
+    """Remove the oldest that are not in use, none older than `since`, where the last batch ended.
+
+    What the user may delete is asked anew: a role may be taken away meanwhile.
+    """
+    await removing.alone(session)
+    conditions = [*ended, await _may_delete(session, user)]
+    if since is not None:
+        conditions.append(col(Task.finished_at) >= since)
+    connection = await session.connection()
+    found = await connection.execute(
+        select(col(Task.id), col(Task.finished_at))
+        .where(*conditions)
+        .order_by(col(Task.finished_at))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True, of=Task)
+    )
+    rows = found.all()
+    removed = await removing.remove(session, [row[0] for row in rows])
+    return rows[-1][1] if rows else since, removed
 
 
 def _before(finished_before: str | None, settings: Settings) -> datetime:

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import claims, requirements
+from services.dispatcher import claims, removing, requirements
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.schemas import (
     DOMAIN,
@@ -239,6 +239,7 @@ async def repeat_due(session: AsyncSession, *, now: datetime) -> None:
 
 async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
     """Remove the record of an ended task. False while it has not ended. Raises TaskUnknown."""
+    await removing.alone(session)
     connection = await session.connection()
     found = await connection.execute(
         text("select state from task where id = :id for update"), {"id": task_id}
@@ -248,9 +249,7 @@ async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
         raise TaskUnknown()
     if State(state) not in FINAL:
         return False
-    values = {"id": task_id}
-    await connection.execute(text("update task set parent_id = null where parent_id = :id"), values)
-    await connection.execute(text("delete from task where id = :id"), values)
+    await removing.remove(session, [task_id])
     return True
 
 

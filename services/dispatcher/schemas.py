@@ -1,5 +1,6 @@
 """What goes over the wire between the dispatcher and the other services."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -10,7 +11,9 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     Field,
+    TypeAdapter,
     field_validator,
     model_validator,
 )
@@ -28,6 +31,7 @@ MOST_VERSIONS = 50
 MOST_RUNS = 1000
 MOST_LEVELS = 10
 LONGEST_INTERVAL = timedelta(days=3660)
+MOMENT = TypeAdapter(datetime)
 
 
 def without_nul(value: str) -> str:
@@ -41,6 +45,18 @@ def in_utc(value: datetime) -> datetime:
         return value.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("This is not a time in UTC.") from error
+
+
+def moment(value: object) -> datetime:
+    """A moment in ISO 8601; in UTC where no other zone is said. Raises ValueError."""
+    try:
+        if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ValueError
+        found = MOMENT.validate_python(value)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    # Moments of the first and of the last day may lie outside the calendar in UTC.
+    except (ValueError, OverflowError) as error:
+        raise ValueError("Enter a valid date/time.") from error
 
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(without_nul)]
@@ -427,8 +443,10 @@ TaskState = Literal["waiting", "running", "canceling"]
 class PurgeRequest(BaseModel):
     """Which ended tasks to remove."""
 
-    finished_before: datetime | None = None
-    states: list[Literal["skipped", "completed", "failed", "canceled"]] | None = None
+    finished_before: Annotated[datetime, BeforeValidator(moment)] | None = None
+    states: list[Literal["skipped", "completed", "failed", "canceled"]] | None = Field(
+        default=None, max_length=100
+    )
 
 
 class QueueNumbers(BaseModel):

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, exists, false, func, literal_column, select, text
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel import select as select_tasks
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -17,9 +18,12 @@ from services.dispatcher.filters import (
     Filter,
     Search,
     Searchable,
+    among_ids,
     dates,
     identities,
+    matching,
     reference,
+    refused,
     texts,
 )
 from services.dispatcher.models import CreatedResource, Task, TaskReport
@@ -42,6 +46,8 @@ OLD_ADDRESSES = {
     "/api/v3/servers/": "servers",
     "/api/v3/repositories/reclaim_space/": "reclaim_space",
 }
+# No task can claim more: 1,000 of each form, and its domain.
+MOST_CLAIMS = 2001
 OWN_HREF = re.compile(
     r"/pulp/api/v3/(tasks|task-groups|task-schedules|workers)/([0-9a-fA-F-]{36})/"
 )
@@ -79,13 +85,15 @@ def _state(value: str) -> State:
 
 
 def _states(value: str) -> list[State]:
-    return [_state(part) for part in value.split(",")]
+    return list(dict.fromkeys(_state(part) for part in value.split(",")))
 
 
 def _claims(forms: Sequence[str], values: Sequence[str]) -> Condition:
     """All of these resources are claimed, each in one of the given forms."""
     record: Any = col(Task.reserved)
-    names = [resource_name(value) for value in values]
+    names = list(dict.fromkeys(resource_name(value) for value in values))
+    if len(names) > MOST_CLAIMS:
+        return false()
     if len(forms) == 1:
         only: Condition = record.contains([forms[0] + name for name in names])
         return only
@@ -117,17 +125,37 @@ def _related(column: Any, kind: str, collection: str, value: str) -> Condition:
 
 
 def _with_child(value: str) -> Condition:
-    child = select(col(Task.parent_id)).where(col(Task.id) == task_id(value))
-    return col(Task.id).in_(child)
+    child = aliased(Task)
+    if value == "null":
+        return ~exists().where(col(child.parent_id) == col(Task.id))
+    parent = select(col(child.parent_id)).where(col(child.id) == task_id(value))
+    return col(Task.id).in_(parent)
 
 
 def _created(value: str) -> Condition:
+    """Whether there is such a thing is seen in `_resolved`."""
     if not re.fullmatch(r"prn:.+|/.+", value):
         raise ValueError("URI or PRN not valid.")
     made = select(col(CreatedResource.task_id)).where(
         (col(CreatedResource.prn) == value) | (col(CreatedResource.href) == value)
     )
     return col(Task.id).in_(made)
+
+
+_MISSING = text("""
+    select value from unnest(cast(:values as text[])) as value
+    where not exists (select from createdresource where prn = value or href = value)
+""")
+
+
+async def _resolved(session: AsyncSession, search: Search) -> None:
+    """Raises BadInput, naming the parameter, for a created resource that no task ever made."""
+    uses = [use for use in search.uses if use.filter == "created_resources"]
+    if uses:
+        values = {"values": [use.value for use in uses]}
+        missing = set((await (await session.connection()).execute(_MISSING, values)).scalars())
+        if wrong := {use.parameter for use in uses if use.value in missing}:
+            raise refused(dict.fromkeys(sorted(wrong), "URI or PRN not found."))
 
 
 TASKS = Searchable(
@@ -161,6 +189,15 @@ TASKS = Searchable(
         "unblocked_at": Task.unblocked_at,
         "started_at": Task.started_at,
         "finished_at": Task.finished_at,
+        "error": Task.error,
+        "result": Task.result,
+        "reserved_resources_record": Task.reserved,
+        "versions": Task.versions,
+        "profile_options": Task.profile_options,
+        "immediate": Task.immediate,
+        "deferred": Task.deferred,
+        # The same for all.
+        "pulp_api_version": literal_column("'v3'::text"),
     },
 )
 
@@ -177,17 +214,24 @@ class Related:
 async def find(
     session: AsyncSession, search: Search, *, caller: Caller
 ) -> tuple[Sequence[Task], int, Related]:
-    """The page of tasks this caller may see, how many there are in all, and what belongs to it."""
+    """The page of tasks this caller may see, how many there are in all, and what belongs to it.
+
+    Raises BadInput for values that only the database can judge.
+    """
+    await _resolved(session, search)
     conditions = [*search.conditions, await permitted(session, caller, VIEW)]
     connection = await session.connection()
-    counted = await connection.execute(select(func.count()).select_from(Task).where(*conditions))
-    rows = await session.exec(
-        select_tasks(Task)
-        .where(*conditions)
-        .order_by(*search.order, col(Task.created_at).desc(), col(Task.seq).desc())
-        .limit(search.limit)
-        .offset(search.offset)
-    )
+    async with matching(session, search):
+        counted = await connection.execute(
+            select(func.count()).select_from(Task).where(*conditions)
+        )
+        rows = await session.exec(
+            select_tasks(Task)
+            .where(*conditions)
+            .order_by(*search.order, col(Task.created_at).desc(), col(Task.seq).desc())
+            .limit(search.limit)
+            .offset(search.offset)
+        )
     tasks = rows.all()
     related = Related() if search.minimal else await related_to(session, tasks)
     return tasks, counted.scalar_one(), related
@@ -201,7 +245,7 @@ async def related_to(session: AsyncSession, tasks: Sequence[Task]) -> Related:
     connection = await session.connection()
     children = await connection.execute(
         select(col(Task.parent_id), col(Task.id))
-        .where(col(Task.parent_id).in_(ids))
+        .where(among_ids(col(Task.parent_id), ids))
         .order_by(col(Task.seq))
     )
     for parent, child in children:
@@ -209,13 +253,13 @@ async def related_to(session: AsyncSession, tasks: Sequence[Task]) -> Related:
             related.children.setdefault(parent, []).append(child)
     reports = await session.exec(
         select_tasks(TaskReport)
-        .where(col(TaskReport.task_id).in_(ids))
+        .where(among_ids(col(TaskReport.task_id), ids))
         .order_by(col(TaskReport.place), col(TaskReport.id))
     )
     _gather(related.reports, reports, lambda row: row.task_id)
     created = await session.exec(
         select_tasks(CreatedResource)
-        .where(col(CreatedResource.task_id).in_(ids))
+        .where(among_ids(col(CreatedResource.task_id), ids))
         .order_by(col(CreatedResource.id))
     )
     _gather(related.created, created, lambda row: row.task_id)

@@ -6,6 +6,7 @@ contract: dispatcher §5.2, §5.4, §5.5, §5.6
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from services.dispatcher.models import (
@@ -29,6 +30,10 @@ def href(task_id: UUID | None) -> str | None:
 
 def group_href(group_id: UUID | None) -> str | None:
     return f"{API}/task-groups/{group_id}/" if group_id else None
+
+
+def _user_href(username: str | None) -> str | None:
+    return f"{API}/users/{quote(username, safe='@')}/" if username is not None else None
 
 
 def moment(value: datetime | None) -> str | None:
@@ -61,11 +66,10 @@ def minimal(task: Task) -> dict[str, Any]:
 
 def full(task: Task, related: Related, *, creator: bool = True) -> dict[str, Any]:
     """All fields; who created it only where the contract shows it (DI-60)."""
-    shown = creator and task.username is not None
     created = related.created.get(task.id, ())
     return minimal(task) | {
         "logging_cid": task.logging_cid,
-        "created_by": f"{API}/users/{task.username}/" if shown else None,
+        "created_by": _user_href(task.username) if creator else None,
         "error": task.error,
         "parent_task": href(task.parent_id),
         "child_tasks": [href(child) for child in related.children.get(task.id, ())],

@@ -1,5 +1,6 @@
 """Tasks over HTTP as Pulp's clients see them. contract: dispatcher §5"""
 
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -225,3 +226,48 @@ async def test_people_cannot_use_the_services_door(http: httpx.AsyncClient) -> N
 
 async def cancel(http: httpx.AsyncClient, task_id: UUID) -> httpx.Response:
     return await http.patch(f"{TASKS}{task_id}/", json={"state": "canceled"}, headers=ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("operation", "method", "path"),
+    [
+        ("tasks_list", "get", ""),
+        ("tasks_purge", "post", "purge/"),
+        ("tasks_read", "get", "{id}/"),
+        ("tasks_cancel", "patch", "{id}/"),
+        ("tasks_delete", "delete", "{id}/"),
+        ("tasks_list_roles", "get", "{id}/list_roles/"),
+        ("tasks_add_role", "post", "{id}/add_role/"),
+        ("tasks_remove_role", "post", "{id}/remove_role/"),
+        ("tasks_my_permissions", "get", "{id}/my_permissions/"),
+        ("tasks_profile_artifacts", "get", "{id}/profile_artifacts/"),
+    ],
+)
+async def test_operations_have_the_names_that_clients_look_up(
+    app: FastAPI, operation: str, method: str, path: str
+) -> None:
+    paths = {
+        re.sub(r"\{\w+\}", "{id}", known): item for known, item in app.openapi()["paths"].items()
+    }
+
+    assert paths[TASKS + path][method]["operationId"] == operation
+
+
+async def test_there_is_no_other_way_to_write_tasks(
+    http: httpx.AsyncClient, tasks: dict[str, UUID]
+) -> None:
+    for method, path in (("POST", TASKS), ("PUT", f"{TASKS}{tasks['done']}/"), ("DELETE", TASKS)):
+        answer = await http.request(method, path, json={}, headers=ADMIN)
+        assert answer.status_code == 405, (method, path)
+
+
+async def test_a_name_of_a_user_is_quoted_in_an_address(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    request = make_request(username="a/b c@d")
+    async with app.state.database.sessions.begin() as session:
+        await runs.accept(session, [request], now=utc_now())
+
+    body = (await http.get(f"{TASKS}{request.id}/", headers=ADMIN)).json()
+
+    assert body["created_by"] == "/pulp/api/v3/users/a%2Fb%20c@d/"

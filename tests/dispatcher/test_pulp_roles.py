@@ -7,11 +7,16 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from sqlalchemy import event, text
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs
+from services.dispatcher import roles, runs, searching
+from services.dispatcher.models import RoleGrant
+from shared.callers import Caller
 from shared.database import utc_now
 from shared.testing import as_user
-from tests.dispatcher.conftest import make_request
+from tests.dispatcher.conftest import NOON, accept, make_request
 
 TASKS = "/pulp/api/v3/tasks/"
 ADMIN = as_user("root", superuser=True)
@@ -148,3 +153,172 @@ async def test_only_a_known_caller_is_asked(http: httpx.AsyncClient, task: str) 
     assert (await http.get(f"{TASKS}{uuid4()}/", headers=ADMIN)).status_code == 404
     assert (await http.get(f"{TASKS}not-an-id/", headers=ADMIN)).status_code == 404
     assert UUID(task.removeprefix(TASKS).strip("/"))
+
+
+ACTIONS = {
+    "read": ("GET", "", None),
+    "my_permissions": ("GET", "my_permissions/", None),
+    "profile_artifacts": ("GET", "profile_artifacts/", None),
+    "list_roles": ("GET", "list_roles/", None),
+    "add_role": ("POST", "add_role/", {"role": "core.task_viewer", "users": ["x"]}),
+    "remove_role": ("POST", "remove_role/", {"role": "core.task_viewer", "users": ["x"]}),
+    "cancel": ("PATCH", "", {"state": "canceled"}),
+    "delete": ("DELETE", "", None),
+}
+SEEING = {"read", "my_permissions"}
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["on one task", "on all tasks"])
+@pytest.mark.parametrize("as_group", [False, True], ids=["as a user", "in a group"])
+@pytest.mark.parametrize(
+    ("role", "allowed", "visible"),
+    [
+        ("core.task_owner", set(ACTIONS), True),
+        ("core.task_viewer", SEEING, True),
+        (None, set(), False),
+    ],
+)
+async def test_each_role_allows_what_the_contract_says(
+    http: httpx.AsyncClient, task: str, role: str | None, allowed: set[str], visible: bool,
+    as_group: bool, everywhere: bool,
+) -> None:  # fmt: skip
+    if role is not None:
+        body = {"role": role} | ({"groups": ["staff"]} if as_group else {"users": ["tom"]})
+        path = f"{OWN}/task/add/" if everywhere else f"{task}add_role/"
+        assert (await http.post(path, headers=ADMIN, json=body)).status_code == 201
+
+    for action, (method, path, body) in ACTIONS.items():
+        answer = await http.request(method, task + path, headers=TEAM, json=body)
+        if action in allowed:
+            assert answer.status_code in (200, 201, 204), action
+        else:
+            assert answer.status_code == (403 if visible else 404), action
+
+
+async def test_an_administrator_may_do_everything(http: httpx.AsyncClient, task: str) -> None:
+    for who in (as_user("root", superuser=True), as_user("helper", staff=True)):
+        permissions = (await http.get(f"{task}my_permissions/", headers=who)).json()
+        assert len(permissions["permissions"]) == 6
+        assert await seen(http, who) == 2
+
+
+async def test_the_dispatchers_own_mark_alone_shows_nothing(
+    http: httpx.AsyncClient, task: str
+) -> None:
+    await http.post(
+        f"{task}remove_role/", headers=ADMIN, json={"role": "core.task_owner", "users": ["ada"]}
+    )
+
+    listed = (await http.get(f"{task}list_roles/", headers=ADMIN)).json()
+
+    assert listed == {
+        "roles": [{"role": "core.task_user_dispatcher", "users": ["ada"], "groups": []}]
+    }
+    assert await seen(http, ADA) == 0
+
+
+async def test_a_refused_action_changes_nothing(http: httpx.AsyncClient, task: str) -> None:
+    await give(http, task, "core.task_viewer", users=["bob"])
+    before = (await http.get(task, headers=ADMIN)).json()
+
+    await http.patch(task, headers=BOB, json={"state": "canceled"})
+    await http.delete(task, headers=BOB)
+    await http.post(
+        f"{task}add_role/", headers=BOB, json={"role": "core.task_owner", "users": ["bob"]}
+    )
+    await http.post(
+        f"{task}remove_role/", headers=BOB, json={"role": "core.task_owner", "users": ["ada"]}
+    )
+
+    assert (await http.get(task, headers=ADMIN)).json() == before
+    assert (await http.patch(task, headers=BOB, json={"state": "canceled"})).status_code == 403
+
+
+async def test_a_group_that_no_store_could_hold_is_no_group(
+    http: httpx.AsyncClient, task: str
+) -> None:
+    await give(http, task, "core.task_viewer", groups=["staff"])
+
+    assert await seen(http, as_user("tom", groups=["a\x00b", "staff"])) == 1
+
+
+async def test_roles_on_all_tasks_are_for_administrators_to_give(
+    http: httpx.AsyncClient, task: str
+) -> None:
+    body = {"role": "core.task_owner", "users": ["ada"]}
+    for method, path, sent in (
+        ("GET", f"{OWN}/task/", None),
+        ("POST", f"{OWN}/task/add/", body),
+        ("POST", f"{OWN}/task/remove/", body),
+    ):
+        answer = await http.request(method, path, headers=ADA, json=sent)
+        assert answer.status_code == 403
+        assert (await http.request(method, path, json=sent)).status_code == 401
+    unknown = await http.post(f"{OWN}/nonsense/add/", headers=ADMIN, json=body)
+    assert unknown.status_code == 404
+
+
+async def test_roles_go_with_their_task(app: FastAPI, http: httpx.AsyncClient, task: str) -> None:
+    await give(http, task, "core.task_viewer", users=["bob"])
+    await http.patch(task, headers=ADA, json={"state": "canceled"})
+
+    assert (await http.delete(task, headers=ADA)).status_code == 204
+
+    async with app.state.database.sessions() as session:
+        assert (await session.exec(select(RoleGrant))).all() == []
+
+
+async def found(session: AsyncSession, caller: Caller) -> tuple[set[UUID], int]:
+    search = searching.TASKS.parse([])
+    page, count, _ = await searching.find(session, search, caller=caller)
+    return {task.id for task in page}, count
+
+
+async def test_what_is_seen_is_what_is_owned_and_what_was_given(session: AsyncSession) -> None:
+    own = await accept(session, username="tom")
+    given = await accept(session, username="ada")
+    shared = await accept(session, username="ada")
+    await accept(session, username="ada")
+    for task, holders in ((given, {"users": ["tom"]}), (shared, {"groups": ["staff"]})):
+        await grant(session, task, **holders)
+    # Also what is his twice is seen once.
+    await grant(session, own, users=["tom"], groups=["staff"])
+
+    assert await found(session, Caller("tom", groups=("staff",))) == ({own, given, shared}, 3)
+    assert await found(session, Caller("tom")) == ({own, given}, 2)
+    assert await found(session, Caller("eve", groups=("staff",))) == ({own, shared}, 2)
+    assert await found(session, Caller("eve")) == (set(), 0)
+
+
+async def grant(
+    session: AsyncSession, task: UUID, *, users: list[str] | None = None,
+    groups: list[str] | None = None,
+) -> None:  # fmt: skip
+    await roles.grant(
+        session, kind=roles.TASK, object_id=task, role="core.task_viewer", users=users or [],
+        groups=groups or [], now=NOON,
+    )  # fmt: skip
+
+
+async def test_any_number_of_given_roles_costs_the_same_statements(session: AsyncSession) -> None:
+    task = await accept(session, username="ada")
+    await grant(session, task, users=["bob"])
+    statements: list[str] = []
+    connection = await session.connection()
+
+    def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(connection.sync_connection, "before_cursor_execute", note)
+    assert await found(session, Caller("bob")) == ({task}, 1)
+    few = len(statements)
+    await connection.execute(
+        text("""
+        insert into rolegrant (id, role, username, object_kind, object_id, created_at)
+        select gen_random_uuid(), 'core.task_viewer', 'bob', 'task', gen_random_uuid(), now()
+        from generate_series(1, 40000)""")
+    )
+    statements.clear()
+
+    assert await found(session, Caller("bob")) == ({task}, 1)
+    assert len(statements) == few

@@ -89,6 +89,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("task_id", "prn"),
     )
+    op.create_index(op.f("ix_createdresource_href"), "createdresource", ["href"], unique=False)
     op.create_index(op.f("ix_createdresource_prn"), "createdresource", ["prn"], unique=False)
     op.create_index(
         op.f("ix_createdresource_task_id"), "createdresource", ["task_id"], unique=False
@@ -210,6 +211,14 @@ def upgrade() -> None:
     op.drop_index("task_unpushed", table_name="task")
     op.drop_index("task_unstarted", table_name="task")
     op.drop_column("task", "pushed_at")
+    op.create_index("task_cid", "task", ["logging_cid"], unique=False)
+    op.create_index(
+        "task_state",
+        "task",
+        ["state", "created_at"],
+        unique=False,
+        postgresql_where=sa.text("state <> 'completed'"),
+    )
     op.create_index(
         "task_ended",
         "task",
@@ -298,6 +307,8 @@ def downgrade() -> None:
     op.drop_column("worker", "turn")
     op.drop_column("worker", "meets")
     op.drop_column("worker", "app_type")
+    op.drop_index("task_state", table_name="task", postgresql_where=sa.text("state <> 'completed'"))
+    op.drop_index("task_cid", table_name="task")
     op.drop_index("task_retry", table_name="task", postgresql_where=sa.text("retry_at is not null"))
     op.drop_index(
         "task_ready",
@@ -345,6 +356,7 @@ def downgrade() -> None:
     op.drop_table("groupreport")
     op.drop_index(op.f("ix_createdresource_task_id"), table_name="createdresource")
     op.drop_index(op.f("ix_createdresource_prn"), table_name="createdresource")
+    op.drop_index(op.f("ix_createdresource_href"), table_name="createdresource")
     op.drop_table("createdresource")
     op.drop_index(op.f("ix_taskschedule_next_dispatch"), table_name="taskschedule")
     op.drop_table("taskschedule")
