@@ -37,7 +37,7 @@ START = """
 with given as (
   update task set state = 'running', started_at = coalesce(started_at, $3), updated_at = $3,
                   fence = nextval('fence_seq'), worker_id = $1
-  where id = any($2::uuid[]) and state = 'waiting' and blocked_by = 0
+  where id = any($2::uuid[]) and state || '' = 'waiting' and blocked_by = 0
     and exists (select from worker where worker.id = $1)
   returning task.*)
 select id, queue, assignment_of(given::task) as assignment from given

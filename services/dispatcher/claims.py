@@ -59,7 +59,10 @@ with asked as materialized (
   select seq, resource, exclusive,
          case when exclusive
            then count(*) over before = 0
-                and not exists (select from claim where claim.resource = wish.resource offset 0)
+                and not exists (
+                  select from claim where claim.resource = wish.resource and granted offset 0)
+                and not exists (
+                  select from claim where claim.resource = wish.resource and not granted offset 0)
            else not coalesce(bool_or(exclusive) over before, false)
                 and not exists (
                   select from claim

@@ -24,7 +24,7 @@ begin
     from freed cross join lateral (
       select claim.seq, claim.exclusive from claim
       where claim.resource = freed.resource and not claim.granted and claim.seq <> all(ended)
-      order by claim.seq limit 1) as head
+      order by (claim.seq + 0) limit 1) as head
   ), next as (
     select turn.resource, turn.seq from turn
     where turn.exclusive and not exists (
@@ -37,11 +37,11 @@ begin
       select claim.seq from claim
       where claim.resource = turn.resource and claim.exclusive and not claim.granted
         and claim.seq <> all(ended)
-      order by claim.seq limit 1) as writer on true
+      order by (claim.seq + 0) limit 1) as writer on true
     cross join lateral (
       select claim.seq from claim
       where claim.resource = turn.resource and not claim.granted and claim.seq <> all(ended)
-        and (writer.seq is null or claim.seq < writer.seq)) as reader
+        and (writer.seq is null or (claim.seq + 0) < writer.seq)) as reader
     where not turn.exclusive and not exists (
       select from claim
       where claim.resource = turn.resource and claim.granted and claim.exclusive
@@ -127,8 +127,8 @@ begin
     into seqs, seen, broken
     from task where id = any(ids);
   update taskreport set state = task.state, updated_at = at
-    from task where task.id = taskreport.task_id and taskreport.task_id = any(ids)
-    and taskreport.state = 'running';
+    from task where task.id = taskreport.task_id and task.id = any(ids)
+      and taskreport.task_id = any(ids) and taskreport.state = 'running';
   if seen then
     perform tell_user_tasks(ids, at);
   end if;
@@ -137,7 +137,7 @@ begin
     with stopped as (
       update task set state = 'canceled', finished_at = at, updated_at = at, retry_at = null,
         error = '{"reason": "A task before it in its chain did not complete."}'
-      where chain_id = any(broken) and dependent and state = 'waiting'
+      where chain_id = any(broken) and dependent and state || '' = 'waiting'
       returning id)
     select array_agg(id) into dependents from stopped;
     return query select * from end_tasks(dependents, at);

@@ -143,13 +143,15 @@ async def finish(
     ]
 
 
+# `state || ''` is no column of an index: the planner has been seen to walk all tasks of a state
+# instead of looking up these few by their keys.
 CANCEL = """
 update task set state = case when state = 'waiting' or lease_seconds is not null
                              then 'canceled' else 'canceling' end,
                 finished_at = case when state = 'waiting' or lease_seconds is not null
                                    then $2::timestamptz end,
                 retry_at = null, updated_at = $2
-where id = any($1::uuid[]) and state in ('waiting', 'running', 'canceling')
+where id = any($1::uuid[]) and state || '' in ('waiting', 'running', 'canceling')
 returning id, state
 """
 
@@ -167,7 +169,7 @@ async def cancel(session: AsyncSession, ids: Iterable[UUID], *, now: datetime) -
 
 _CANCEL_WAITING = """
 update task set state = 'canceled', error = $2, finished_at = $3, updated_at = $3, retry_at = null
-where id = any($1::uuid[]) and state = 'waiting'
+where id = any($1::uuid[]) and state || '' = 'waiting'
 returning id
 """
 

@@ -84,7 +84,7 @@ async def test_workers_are_found(
     assert await found(http, **query) == names
 
 
-@pytest.mark.parametrize("pattern", ["(", r"(a)\1", "a" * 201])
+@pytest.mark.parametrize("pattern", ["(", "a" * 201])
 async def test_a_pattern_that_cannot_be_used_is_refused(
     http: httpx.AsyncClient, pattern: str
 ) -> None:

@@ -166,6 +166,17 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("group_id", "code", "task_id"),
     )
+    op.drop_constraint("claim_pkey", "claim")
+    op.create_primary_key("claim_pkey", "claim", ["seq", "resource"])
+    op.drop_index("claim_task", table_name="claim")
+    op.drop_index("claim_waiting", table_name="claim")
+    op.create_index(
+        "claim_waiting",
+        "claim",
+        ["resource", sa.literal_column("(seq + 0)")],
+        unique=False,
+        postgresql_where=sa.text("not granted"),
+    )
     op.create_index(
         "claim_held",
         "claim",
@@ -347,6 +358,17 @@ def downgrade() -> None:
     op.drop_column("task", "dependent")
     op.drop_column("task", "chain_id")
     op.drop_column("task", "group_id")
+    op.drop_index("claim_waiting", table_name="claim")
+    op.create_index(
+        "claim_waiting",
+        "claim",
+        ["resource", "seq"],
+        unique=False,
+        postgresql_where=sa.text("not granted"),
+    )
+    op.create_index("claim_task", "claim", ["seq"], unique=False)
+    op.drop_constraint("claim_pkey", "claim")
+    op.create_primary_key("claim_pkey", "claim", ["resource", "seq"])
     op.drop_index("claim_held", table_name="claim", postgresql_where=sa.text("granted"))
     op.drop_table("groupshare")
     op.drop_index(op.f("ix_taskreport_task_id"), table_name="taskreport")
