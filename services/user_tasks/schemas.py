@@ -145,13 +145,14 @@ class StatusView(BaseModel):
     task_class: str
     task_type: str
     parent: UUID | None
-    root: UUID
-    kind: str | None
-    is_container: bool
-    members: int | None
-    rate: float | None
-    eta_seconds: float | None
-    heartbeat_at: datetime | None
+    # With defaults, so that a service understands a user_tasks that is a release behind.
+    root: UUID | None = None
+    kind: str | None = None
+    is_container: bool = False
+    members: int | None = None
+    rate: float | None = None
+    eta_seconds: float | None = None
+    heartbeat_at: datetime | None = None
     children: list[UUID] = []
     stages: list[StageView] = []
     error: dict[str, Any] | None
