@@ -138,12 +138,17 @@ def digest(data: bytes) -> str:
 
 
 def _open(url: str) -> ObjectStore:
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        folder = Path(parts.netloc + parts.path).resolve()
+    folder = local_folder(url)
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         return LocalStore(folder)
     return from_url(url)
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder of a store on this machine's disk."""
+    parts = urlsplit(url)
+    return Path(parts.netloc + parts.path).resolve() if parts.scheme == "file" else None
 
 
 def _checked(path: str) -> str:

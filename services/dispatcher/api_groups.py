@@ -1,22 +1,19 @@
 """Task groups over HTTP. contract: dispatcher §5.4"""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse
-from sqlmodel import col, select
 
-from services.dispatcher import groups, roles, runs
+from services.dispatcher import canceling, groups
 from services.dispatcher.api_pulp import canceled_wanted
-from services.dispatcher.filters import number, parameters, parse_selection, selected
+from services.dispatcher.filters import Search, number, parameters, parse_selection, selected
 from services.dispatcher.groups import UNFINISHED
-from services.dispatcher.models import Task
-from services.dispatcher.schemas import GroupRequest, TaskState
-from services.dispatcher.states import State
+from services.dispatcher.models import TaskGroup
+from services.dispatcher.schemas import CancelAnswer, CancelRequest, GroupRequest
 from services.dispatcher.views import group as view
-from services.dispatcher.views import href
-from services.dispatcher.waking import push_after_commit
 from shared import ids
 from shared.callers import AnyCallerDep, Caller, CallerDep
 from shared.database import SessionDep, utc_now
@@ -25,7 +22,6 @@ from shared.problems import BadInput, Forbidden
 
 router = APIRouter(prefix="/pulp/api/v3/task-groups", tags=["task groups"])
 own_router = APIRouter(prefix="/api/dispatcher/v1", tags=["task groups"])
-MOST_CANCELED = 10_000
 
 
 @router.get(
@@ -38,7 +34,7 @@ async def list_groups(request: Request, caller: CallerDep, session: SessionDep) 
     limit, offset = _window(request, "limit", 100, 1), _window(request, "offset", 0, 0)
     rows, count = await groups.page(session, caller=caller, limit=limit, offset=offset)
     search = parse_selection(request.query_params.multi_items())
-    shown = [selected(group, search) for group in await _shown(session, rows)]
+    shown = await _shown(session, rows, search)
     return JSONResponse(windowed(request, shown, count=count, limit=limit, offset=offset))
 
 
@@ -50,15 +46,18 @@ def _window(request: Request, name: str, default: int, least: int) -> int:
         raise BadInput(f"{name}: {error}", fields={name: [str(error)]}) from error
 
 
-async def _shown(session: SessionDep, rows: Any) -> list[dict[str, Any]]:
-    found = await groups.contents(session, rows)
-    return [
+async def _shown(
+    session: SessionDep, rows: Sequence[TaskGroup], search: Search
+) -> list[dict[str, Any]]:
+    found = await groups.contents(session, rows, members=search.shows("tasks"))
+    views = [
         view(
             row, found.counts.get(row.id, {}), found.reports.get(row.id, []),
             found.tasks.get(row.id, []),
         )
         for row in rows
     ]  # fmt: skip
+    return [selected(one, search) for one in views]
 
 
 @router.get(
@@ -72,7 +71,7 @@ async def read_group(
     """One group with its tasks."""
     search = parse_selection(request.query_params.multi_items())
     group = await groups.get(session, group_id, caller=caller)
-    return JSONResponse(selected((await _shown(session, [group]))[0], search))
+    return JSONResponse((await _shown(session, [group], search))[0])
 
 
 @router.patch("/{group_id}/", operation_id="task_groups_cancel")
@@ -85,9 +84,8 @@ async def cancel_group(
     """Stop all tasks of a group: send `{"state": "canceled"}`."""
     canceled_wanted(body)
     group = await groups.get(session, group_id, caller=caller)
-    running = await groups.cancel(session, group, caller=caller, now=utc_now())
-    push_after_commit(session, running)
-    shown = (await _shown(session, [group]))[0]
+    await groups.cancel(session, group, caller=caller, now=utc_now())
+    shown = (await _shown(session, [group], Search()))[0]
     left = any(shown[state.value] for state in UNFINISHED)
     return JSONResponse(shown, 409 if left else 200)
 
@@ -114,40 +112,10 @@ async def finish_group(group_id: UUID, caller: AnyCallerDep, session: SessionDep
 
 @own_router.post("/tasks/cancel")
 async def cancel_tasks(
-    caller: CallerDep,
-    session: SessionDep,
-    tasks: Annotated[list[UUID] | None, Body(max_length=MOST_CANCELED)] = None,
-    name: Annotated[str | None, Body()] = None,
-    state: Annotated[TaskState | None, Body()] = None,
-    group: Annotated[UUID | None, Body()] = None,
-) -> dict[str, Any]:
-    """Stop many tasks: those named, or those of yours a filter finds. Says what became of each.
-
-    contract: dispatcher §9 P-21
-    """
-    conditions = [await roles.permitted(session, caller, roles.CHANGE)]
-    if tasks is None and name is None and state is None and group is None:
-        message = "Say which tasks: by tasks, name, state or group."
-        raise BadInput(message, fields={"non_field_errors": [message]})
-    if tasks is not None:
-        conditions.append(col(Task.id).in_(tasks))
-    if name is not None:
-        conditions.append(col(Task.name) == name.replace("\x00", ""))
-    if group is not None:
-        conditions.append(col(Task.group_id) == group)
-    states = [State(state)] if state is not None else [*UNFINISHED, State.CANCELING]
-    conditions.append(col(Task.state).in_(states))
-    query = select(Task.id).where(*conditions).order_by(col(Task.seq)).limit(MOST_CANCELED + 1)
-    found = list(await session.exec(query))
-    running = await runs.cancel(session, found[:MOST_CANCELED], now=utc_now())
-    push_after_commit(session, running)
-    after = await session.exec(
-        select(Task.id, Task.state).where(col(Task.id).in_(found[:MOST_CANCELED]))
-    )
-    return {
-        "tasks": [{"task": href(ident), "state": State(became).value} for ident, became in after],
-        "more": len(found) > MOST_CANCELED,
-    }
+    wanted: CancelRequest, caller: CallerDep, session: SessionDep
+) -> CancelAnswer:
+    """Stop many tasks: those named, or those of yours a filter finds. Says what became of each."""
+    return await canceling.cancel_many(session, wanted, caller=caller, now=utc_now())
 
 
 def _privileged(caller: Caller) -> None:

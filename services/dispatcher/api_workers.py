@@ -1,6 +1,9 @@
 """Workers and the state of the whole, over HTTP. contract: dispatcher §5.6"""
 
+import asyncio
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +33,7 @@ from services.dispatcher.views import worker as view
 from shared.app import not_ready
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep
+from shared.files import local_folder
 from shared.paging import windowed
 from shared.problems import Forbidden
 from shared.version import VERSION
@@ -130,32 +134,54 @@ async def _current_tasks(session: SessionDep, rows: Sequence[Worker]) -> dict[UU
 
 
 @router.get("/status/", operation_id="status_read")
-async def read_status(request: Request, session: SessionDep) -> dict[str, Any]:
-    """What is alive. Open to everyone."""
-    settings: Settings = request.app.state.settings
-    rows = await session.exec(
-        select(Worker).where(online(settings)).order_by(col(Worker.name), col(Worker.id))
-    )
-    found = rows.all()
+async def read_status(request: Request) -> dict[str, Any]:
+    """What is alive. Open to everyone, and answered when stores are away too."""
     missing = await not_ready(request.app)
+    connected = "postgresql" not in missing
+    found = await _online(request) if connected else []
     return {
         "versions": [
             {
                 "component": "core",
                 "version": VERSION,
                 "package": "lyceum",
+                "module": "services.dispatcher",
                 "domain_compatible": True,
             }
         ],
         "online_workers": [_app(row) for row in found if row.app_type == "worker"],
         "online_api_apps": [_app(row) for row in found if row.app_type == "api"],
         "online_content_apps": [],
-        "database_connection": {"connected": "postgresql" not in missing},
+        "database_connection": {"connected": connected},
         "redis_connection": {"connected": "redis" not in missing},
-        "storage": None,
+        "storage": await _storage(request.app.state.settings),
         "content_settings": None,
         "domain_enabled": False,
     }
+
+
+async def _online(request: Request) -> Sequence[Worker]:
+    alive = online(request.app.state.settings)
+    async with request.app.state.database.sessions() as session:
+        rows = await session.exec(
+            select(Worker).where(alive).order_by(col(Worker.name), col(Worker.id))
+        )
+        found: Sequence[Worker] = rows.all()
+        return found
+
+
+async def _storage(settings: Settings) -> dict[str, int] | None:
+    """Bytes of the disk the files are on; None if they are in a bucket, which has no end."""
+    folder = local_folder(settings.object_store)
+    return None if folder is None else await asyncio.to_thread(_usage, folder)
+
+
+def _usage(folder: Path) -> dict[str, int] | None:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return {"total": usage.total, "used": usage.used, "free": usage.free}
 
 
 @router.get("/docs/api.json", include_in_schema=False)

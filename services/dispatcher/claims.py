@@ -25,7 +25,7 @@ TURN = text(f"""
     select pg_advisory_xact_lock({LOCK}),
            set_config('plan_cache_mode', 'force_generic_plan', true),
            set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-           set_config('enable_mergejoin', 'off', true),
+           set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true),
            set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
 """)
 
@@ -37,8 +37,10 @@ async def serialized(session: AsyncSession) -> None:
 
 
 # $1 is a JSON array of tasks in their order. A claim is granted when nothing conflicting stands
-# before it: neither in the table, where everything is earlier, nor in this batch. `offset 0` keeps
-# the planner from reading the whole table into a hash, which it likes to do while that is empty.
+# before it: neither in the table, where everything is earlier, nor in this batch. Where claims
+# wait, an exclusive one is held or waits first, so who shares need not look for it among them.
+# `offset 0` keeps the planner from reading the whole table into a hash, which it likes to do
+# while that is empty.
 ACCEPT = """
 with asked as materialized (
   select * from jsonb_to_recordset($1::jsonb) as r (
@@ -47,33 +49,34 @@ with asked as materialized (
     deferred boolean, versions jsonb, requirement_id int, profile_options text[],
     exclusive text[], shared text[], reserved text[], user_task jsonb, repeatable boolean,
     lease_seconds float, wait_seconds float)
-  where not exists (select from task where task.id = r.id)
+  where not exists (select from task where task.id = r.id offset 0)
 ), placed as materialized (
   select nextval(pg_get_serial_sequence('task', 'seq')) as seq, ordered.*
   from (select * from asked order by place) as ordered
 ), wish as (
-  select seq, unnest(exclusive) as resource, true as exclusive from placed
-  union all
-  select seq, unnest(shared), false from placed
+  select seq, named.place::int, named.resource, named.place <= cardinality(exclusive) as exclusive
+  from placed cross join lateral unnest(exclusive || shared)
+    with ordinality as named (resource, place)
 ), judged as materialized (
-  select seq, resource, exclusive,
+  select seq, place, resource, exclusive,
          case when exclusive
            then count(*) over before = 0
                 and not exists (
                   select from claim where claim.resource = wish.resource and granted offset 0)
-                and not exists (
-                  select from claim where claim.resource = wish.resource and not granted offset 0)
            else not coalesce(bool_or(exclusive) over before, false)
                 and not exists (
                   select from claim
-                  where claim.resource = wish.resource and claim.exclusive offset 0)
-         end as granted
+                  where claim.resource = wish.resource and claim.exclusive and granted offset 0)
+         end
+         and not exists (
+           select from claim where claim.resource = wish.resource and not granted offset 0)
+         as granted
   from wish
   window before as (
     partition by resource order by seq rows between unbounded preceding and 1 preceding)
 ), stored as (
-  insert into claim (resource, seq, exclusive, granted)
-  select resource, seq, exclusive, granted from judged
+  insert into claim (seq, place, resource, exclusive, granted)
+  select seq, place, resource, exclusive, granted from judged
 ), waits as (
   select seq, count(*) filter (where not granted)::int as claims from judged group by seq
 )

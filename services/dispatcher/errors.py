@@ -35,6 +35,11 @@ class ScheduleExists(Conflict):
     title = "There is a schedule of this name already"
 
 
+class ScheduleBuiltIn(Conflict):
+    type = "task-schedule-built-in"
+    title = "This schedule follows the settings"
+
+
 class LinkExpired(Forbidden):
     type = "link-expired"
     title = "This link is not valid any more. Ask for a new one."

@@ -74,6 +74,10 @@ class Search:
     without: frozenset[str] = frozenset()
     minimal: bool = False
 
+    def shows(self, name: str) -> bool:
+        """Whether this field was asked for."""
+        return (not self.fields or name in self.fields) and name not in self.without
+
 
 @dataclass(frozen=True)
 class Searchable:
@@ -297,6 +301,8 @@ def _pattern(value: str) -> str:
     """What PostgreSQL makes of it is seen in `matching`."""
     if len(value) > LONGEST_PATTERN:
         raise ValueError(f"A regular expression may have at most {LONGEST_PATTERN} characters.")
+    if re.search(r"\\[1-9]", value):
+        raise ValueError("A regular expression may not refer back to its groups.")
     return value
 
 
@@ -320,7 +326,4 @@ def _literal(value: str) -> str:
 
 def selected(view: dict[str, Any], search: Search) -> dict[str, Any]:
     """Only the fields that were asked for."""
-    wanted = search.fields or view.keys()
-    return {
-        name: value for name, value in view.items() if name in wanted and name not in search.without
-    }
+    return {name: value for name, value in view.items() if search.shows(name)}

@@ -2,8 +2,9 @@
 --
 -- They are functions of the database because their cost is round trips: one call handles
 -- everything that arrived together. All of them need the dispatcher's lock (see claims.py), which
--- `exchange_runs` takes itself. Migrations install this file; a change of it needs a migration
--- that installs it again.
+-- `exchange_runs` takes itself. Where rows are looked up for others, `any(array(…))` says so twice:
+-- a join alone may be planned as a walk through all rows while there are only few.
+-- Migrations install this file; a change of it needs a migration that installs it again.
 
 
 -- Takes ended tasks out of their queues and grants what it is the turn of. The granted claims of
@@ -20,18 +21,18 @@ begin
   ), freed as (
     select distinct resource from gone
   ), turn as (
-    select freed.resource, head.seq, head.exclusive
+    select freed.resource, head.seq, head.place, head.exclusive
     from freed cross join lateral (
-      select claim.seq, claim.exclusive from claim
+      select claim.seq, claim.place, claim.exclusive from claim
       where claim.resource = freed.resource and not claim.granted and claim.seq <> all(ended)
       order by (claim.seq + 0) limit 1) as head
   ), next as (
-    select turn.resource, turn.seq from turn
+    select turn.seq, turn.place from turn
     where turn.exclusive and not exists (
       select from claim
       where claim.resource = turn.resource and claim.granted and claim.seq <> all(ended))
     union all
-    select turn.resource, reader.seq
+    select reader.seq, reader.place
     from turn
     left join lateral (
       select claim.seq from claim
@@ -39,7 +40,7 @@ begin
         and claim.seq <> all(ended)
       order by (claim.seq + 0) limit 1) as writer on true
     cross join lateral (
-      select claim.seq from claim
+      select claim.seq, claim.place from claim
       where claim.resource = turn.resource and not claim.granted and claim.seq <> all(ended)
         and (writer.seq is null or (claim.seq + 0) < writer.seq)) as reader
     where not turn.exclusive and not exists (
@@ -48,7 +49,8 @@ begin
         and claim.seq <> all(ended))
   ), granted as (
     update claim set granted = true from next
-    where claim.resource = next.resource and claim.seq = next.seq
+    where claim.seq = next.seq and claim.place = next.place
+      and claim.seq = any(array(select next.seq from next))
     returning claim.seq
   ), turns as (
     select granted.seq, count(*)::int as claims from granted group by granted.seq
@@ -65,8 +67,9 @@ begin
     from (
       select turns.seq, turns.claims,
              before.lease_seconds is not null and before.blocked_by = turns.claims as lease
-      from turns join task as before on before.seq = turns.seq) as held
-    where task.seq = held.seq
+      from turns join task as before
+        on before.seq = turns.seq and before.seq = any(array(select turns.seq from turns))) as held
+    where task.seq = held.seq and task.seq = any(array(select turns.seq from turns))
     returning task.id, task.queue, task.blocked_by
   )
   select unblocked.id, unblocked.queue::text from unblocked where unblocked.blocked_by = 0;
@@ -177,7 +180,8 @@ begin
       updated_at = at, worker_id = null
     from report
     where task.id = report.task_id and task.fence = report.fence
-      and task.state in ('running', 'canceling')
+      and task.id = any(array(select report.task_id from report))
+      and task.state || '' in ('running', 'canceling')
     returning task.id, task.state
   )
   select array_agg(changed.id) filter (where changed.state <> 'waiting'),
@@ -189,6 +193,8 @@ begin
       select task.id
       from jsonb_to_recordset(reports) as r (task_id uuid, fence bigint)
       join task on task.id = r.task_id and task.fence = r.fence
+        and task.id = any(array(select (sent ->> 'task_id')::uuid
+                                from jsonb_array_elements(reports) as sent))
       where task.state not in ('running', 'canceling'));
   end if;
   select coalesce(array_agg(ready_id), '{}'), coalesce(array_agg(ready_queue), '{}')
@@ -222,14 +228,14 @@ begin
       cross join lateral (
         select t.id, t.seq, t.immediate from task as t
         where t.queue = taker.queue and t.requirement_id = met.requirement
-          and t.state = 'waiting' and t.blocked_by = 0 and t.lease_seconds is null
+          and t.state || '' = 'waiting' and t.blocked_by = 0 and t.lease_seconds is null
           and t.retry_at is null
         order by (not t.immediate), t.seq limit room) as one
       order by (not one.immediate), one.seq limit room) as ready
   )
   update task set state = 'running', started_at = coalesce(task.started_at, at), updated_at = at,
                   fence = nextval('fence_seq'), worker_id = take_runs.worker
-  from chosen where task.id = chosen.id
+  where task.id = any(array(select chosen.id from chosen))
   returning task.*;
 end $$;
 
@@ -256,6 +262,7 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_bitmapscan = off
+set enable_material = off
 as $$
 declare
   item jsonb;

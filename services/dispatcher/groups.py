@@ -1,5 +1,6 @@
 """Task groups: tasks that belong together. contract: dispatcher §1.3, §4.8, §5.4"""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import load_only
 from sqlmodel import col
 from sqlmodel import select as select_groups
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,10 +18,16 @@ from services.dispatcher import roles, runs
 from services.dispatcher.errors import GroupUnknown
 from services.dispatcher.models import GroupReport, GroupShare, Task, TaskGroup
 from services.dispatcher.states import State
+from services.dispatcher.waking import push_after_commit
 from shared.callers import Caller
 from shared.problems import Forbidden
 
 UNFINISHED = (State.WAITING, State.RUNNING)
+# What the minimal form shows: a group may have very many members, with long arguments and results.
+SHOWN: Sequence[Any] = (
+    Task.id, Task.group_id, Task.name, Task.state, Task.created_at, Task.updated_at,
+    Task.unblocked_at, Task.started_at, Task.finished_at,
+)  # fmt: skip
 
 
 async def create(
@@ -54,7 +62,7 @@ async def finish(session: AsyncSession, group_id: UUID, *, now: datetime) -> Non
 class Contents:
     """What belongs to the groups of a page, by group."""
 
-    counts: dict[UUID, dict[str, int]] = field(default_factory=dict)
+    counts: dict[UUID, Mapping[str, int]] = field(default_factory=dict)
     tasks: dict[UUID, list[Task]] = field(default_factory=dict)
     reports: dict[UUID, list[tuple[GroupReport, int, int]]] = field(default_factory=dict)
 
@@ -100,22 +108,22 @@ async def get(session: AsyncSession, group_id: UUID, *, caller: Caller) -> TaskG
     return group
 
 
-async def contents(session: AsyncSession, groups: Sequence[TaskGroup]) -> Contents:
-    """Members, their states, and the groups' counts: three statements, however many groups."""
+async def contents(
+    session: AsyncSession, groups: Sequence[TaskGroup], *, members: bool = True
+) -> Contents:
+    """The states of all members, the groups' reports, and the members themselves if wanted.
+
+    Three statements, however many groups. What is counted is what is listed.
+    """
     found, ids = Contents(), [group.id for group in groups]
     if not ids:
         return found
-    tasks = await session.exec(
-        select_groups(Task)
-        .where(col(Task.group_id).in_(ids))
-        .order_by(col(Task.seq))
-        .execution_options(populate_existing=True)
-    )
-    for task in tasks:
-        assert task.group_id is not None
-        found.tasks.setdefault(task.group_id, []).append(task)
-        counts = found.counts.setdefault(task.group_id, {})
-        counts[task.state.value] = counts.get(task.state.value, 0) + 1
+    if members:
+        found.tasks = await _members(session, ids)
+        for ident, tasks in found.tasks.items():
+            found.counts[ident] = Counter(task.state.value for task in tasks)
+    else:
+        found.counts = await _counts(session, ids)
     shares = await _shares(session, ids)
     reports = await session.exec(
         select_groups(GroupReport)
@@ -126,6 +134,34 @@ async def contents(session: AsyncSession, groups: Sequence[TaskGroup]) -> Conten
         done, total = shares.get((report.group_id, report.code), (0, 0))
         found.reports.setdefault(report.group_id, []).append((report, done, total))
     return found
+
+
+async def _members(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, list[Task]]:
+    tasks = await session.exec(
+        select_groups(Task)
+        .where(col(Task.group_id).in_(ids))
+        .order_by(col(Task.seq))
+        .options(load_only(*SHOWN, raiseload=True))
+        .execution_options(populate_existing=True)
+    )
+    found: dict[UUID, list[Task]] = {}
+    for task in tasks:
+        assert task.group_id is not None
+        found.setdefault(task.group_id, []).append(task)
+    return found
+
+
+async def _counts(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, Mapping[str, int]]:
+    rows = await (await session.connection()).execute(
+        select(col(Task.group_id), col(Task.state), func.count())
+        .where(col(Task.group_id).in_(ids))
+        .group_by(col(Task.group_id), col(Task.state))
+    )
+    found: dict[UUID, dict[str, int]] = {}
+    for ident, state, count in rows:
+        assert ident is not None
+        found.setdefault(ident, {})[State(state).value] = count
+    return dict(found)
 
 
 async def _shares(
@@ -144,12 +180,10 @@ async def _shares(
     return {(row[0], row[1]): (int(row[2]), int(row[3])) for row in rows}
 
 
-async def cancel(
-    session: AsyncSession, group: TaskGroup, *, caller: Caller, now: datetime
-) -> list[UUID]:
+async def cancel(session: AsyncSession, group: TaskGroup, *, caller: Caller, now: datetime) -> None:
     """Ask all members to stop, which needs the right to change every one of them.
 
-    Returns those whose runs must be told. Raises Forbidden, and then nothing has changed.
+    Raises Forbidden, and then nothing has changed.
     """
     may_change = await roles.permitted(session, caller, roles.CHANGE)
     connection = await session.connection()
@@ -161,6 +195,5 @@ async def cancel(
         raise Forbidden
     group.all_tasks_dispatched, group.updated_at = True, now
     await session.flush()
-    return await runs.cancel(
-        session, [ident for ident, _, state in members if state in UNFINISHED], now=now
-    )
+    unfinished = [ident for ident, _, state in members if state in UNFINISHED]
+    push_after_commit(session, await runs.cancel(session, unfinished, now=now))

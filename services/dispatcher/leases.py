@@ -108,7 +108,7 @@ update task set attempt = attempt + 1,
                                   then $2::timestamptz + make_interval(secs => $3)
                                   else expires_at end
 where id = $1 and lease_seconds is not null and username = $4
-  and (state = 'waiting' or state = 'running' and expires_at > $2)
+  and (state || '' = 'waiting' or state || '' = 'running' and expires_at > $2)
   and reserved @> $5::text[] and reserved <@ $5::text[]
 returning id
 """
@@ -148,10 +148,11 @@ async def busy(session: AsyncSession, lease: Task) -> list[str]:
     return sorted(named & {row["resource"] for row in rows} or named)
 
 
+# `state || ''` is no column of an index: these few are looked up by their keys (see runs.CANCEL).
 _CONCLUDE = """
 update task set state = 'canceled', finished_at = $3, updated_at = $3
 where id = $1 and attempt = $2 and lease_seconds is not null
-  and (state = 'waiting' or $4 and state = 'running')
+  and (state || '' = 'waiting' or $4 and state || '' = 'running')
 returning id
 """
 
@@ -221,7 +222,7 @@ async def list_current(
 _RENEW = """
 update task set lease_seconds = coalesce($4, lease_seconds), updated_at = $3,
                 expires_at = $3::timestamptz + make_interval(secs => coalesce($4, lease_seconds))
-where id = $1 and fence = $2 and state = 'running' and lease_seconds is not null
+where id = $1 and fence = $2 and state || '' = 'running' and lease_seconds is not null
   and expires_at > $3 and ($5 or username = $6)
 returning id
 """
@@ -251,7 +252,7 @@ async def renew(
 
 _RELEASE = """
 update task set state = 'completed', finished_at = $3, updated_at = $3
-where id = $1 and fence = $2 and state = 'running' and lease_seconds is not null
+where id = $1 and fence = $2 and state || '' = 'running' and lease_seconds is not null
   and ($4 or username = $5)
 returning id
 """
@@ -288,7 +289,8 @@ update task set
   error = case when state = 'waiting' then null else $3::jsonb end,
   finished_at = $2, updated_at = $2
 where id = any($1::uuid[]) and lease_seconds is not null
-  and (state = 'running' and expires_at <= $2 or state = 'waiting' and expires_at <= $4)
+  and (state || '' = 'running' and expires_at <= $2
+       or state || '' = 'waiting' and expires_at <= $4)
 returning id
 """
 

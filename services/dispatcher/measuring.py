@@ -38,11 +38,11 @@ _STORE = "update measurement set numbers = $1::jsonb where id = 1"
 MEASURE = """
 with recursive waiting as (
   (select queue from task
-   where state = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null
+   where state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null
    order by queue limit 1)
   union all
   select (select task.queue from task
-          where state = 'waiting' and blocked_by = 0 and lease_seconds is null
+          where state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null
             and retry_at is null and task.queue > waiting.queue
           order by task.queue limit 1)
   from waiting where waiting.queue is not null
@@ -55,7 +55,7 @@ with recursive waiting as (
            where alive.queue = waiting.queue and line.requirement_id = any(alive.meets))) as unmet
   from waiting cross join lateral (
     select task.requirement_id, task.unblocked_at from task
-    where task.queue = waiting.queue and task.state = 'waiting' and task.blocked_by = 0
+    where task.queue = waiting.queue and task.state || '' = 'waiting' and task.blocked_by = 0
       and task.lease_seconds is null and task.retry_at is null
     order by task.queue, task.requirement_id, (not task.immediate), task.seq
     limit $3) as line

@@ -88,6 +88,7 @@ class Task(Base, table=True):
         Index("task_cid", "logging_cid"),
         # All but the state that most tasks are in, which is found by their time.
         Index("task_state", "state", "created_at", postgresql_where=text("state <> 'completed'")),
+        # `state || ''` is asked here only: no other index can be chosen for what is ready.
         Index(
             "task_ready",
             "queue",
@@ -95,7 +96,7 @@ class Task(Base, table=True):
             text("(not immediate)"),
             "seq",
             postgresql_where=text(
-                "state = 'waiting' and blocked_by = 0 and lease_seconds is null"
+                "state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null"
                 " and retry_at is null"
             ),
         ),
@@ -136,14 +137,16 @@ class Claim(Base, table=True):
     """One task's place in the queue of one resource; gone when the task has ended."""
 
     seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    resource: str = Field(primary_key=True)
+    # Numbers the claims of one task.
+    place: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    resource: str
     exclusive: bool
     granted: bool = False
 
+    # For each question about a resource exactly one index that can answer it: of several the
+    # planner may choose the one that leads through all claims, while the table is empty, and keep
+    # that plan. So the key has no resource in it, and `(seq + 0)` is in one index only.
     __table_args__ = (
-        Index("claim_exclusive", "resource", "seq", postgresql_where=text("exclusive")),
-        # On an expression that no other index has: whoever asks for the first waiting claim must
-        # never be led through the granted ones, whatever the planner believes.
         Index("claim_waiting", "resource", text("(seq + 0)"), postgresql_where=text("not granted")),
         Index("claim_held", "resource", "exclusive", postgresql_where=text("granted")),
     )

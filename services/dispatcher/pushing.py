@@ -34,11 +34,11 @@ PAUSE_SECONDS = 0.5
 _LEFT_READY = """
 with recursive waiting as (
   (select queue from task
-   where state = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null
+   where state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null
    order by queue limit 1)
   union all
   select (select task.queue from task
-          where state = 'waiting' and blocked_by = 0 and lease_seconds is null
+          where state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null
             and retry_at is null and task.queue > waiting.queue
           order by task.queue limit 1)
   from waiting where waiting.queue is not null

@@ -404,6 +404,7 @@ class TaskRunner:
         self._worker_id = ids.new_id()
         self._turn = 0
         self._ended.clear()
+        self._canceled.clear()
         self._told.set()
         voided, self._running = list(self._running.values()), {}
         for run in voided:
@@ -424,7 +425,8 @@ class TaskRunner:
     def cancel(self, task_id: UUID) -> None:
         """Stop one run at its next await, and go on until it has stopped."""
         run = self._running.get(task_id)
-        if run is None or run.done():
+        # Each heartbeat tells of it again, which must not disturb the cleaning up.
+        if run is None or run.done() or task_id in self._canceled:
             return
         self._canceled.add(task_id)
         run.cancel()

@@ -6,14 +6,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import runs
-from services.dispatcher.errors import ScheduleExists, ScheduleUnknown
-from services.dispatcher.models import TaskSchedule
+from services.dispatcher.errors import ScheduleBuiltIn, ScheduleExists, ScheduleUnknown
+from services.dispatcher.models import RoleGrant, TaskSchedule
+from services.dispatcher.roles import SCHEDULE
 from services.dispatcher.schemas import ScheduleRequest, TaskRequest
 from services.dispatcher.settings import Settings
 from shared import ids
@@ -22,16 +23,21 @@ from shared.database import Sessions
 log = structlog.get_logger("schedules")
 MOST_AT_ONCE = 1000
 
-_DUE = text("""
-    select schedule.id from taskschedule as schedule
-    left join task on task.id = schedule.last_task_id
-    where schedule.next_dispatch <= :now
-      and (task.id is null or task.state in ('skipped', 'completed', 'failed', 'canceled'))
-      and not schedule.id = any(:tried)
-    order by schedule.next_dispatch, schedule.id
+_DUE = """
+    next_dispatch <= :now and not exists (
+      select from task where task.id = last_task_id
+        and task.state in ('waiting', 'running', 'canceling'))
+"""
+_NEXT = text(f"""
+    select id from taskschedule
+    where {_DUE} and not id = any(:tried)
+    order by next_dispatch, id
     limit 1
-    for update of schedule skip locked
+    for update skip locked
 """)
+# Another process may have dispatched it between the snapshot of the statement above and its lock:
+# what the row says now has to be seen by a statement of its own.
+_STILL_DUE = text(f"select exists (select from taskschedule where id = :id and {_DUE})")
 
 
 async def dispatch_due(sessions: Sessions, *, now: datetime) -> int:
@@ -45,12 +51,12 @@ async def dispatch_due(sessions: Sessions, *, now: datetime) -> int:
         try:
             async with sessions.begin() as session:
                 connection = await session.connection()
-                found = (await connection.execute(_DUE, {"now": now, "tried": tried})).scalar()
+                found = (await connection.execute(_NEXT, {"now": now, "tried": tried})).scalar()
                 if found is None:
                     break
                 tried.append(found)
-                await _dispatch(session, found, now)
-                count += 1
+                dispatched = await _dispatch(session, found, now)
+            count += dispatched
         except Exception:  # One schedule at fault must not hold up the others.
             log.exception("schedule.failed", schedule=str(tried[-1]) if tried else None)
             if not tried:
@@ -58,9 +64,12 @@ async def dispatch_due(sessions: Sessions, *, now: datetime) -> int:
     return count
 
 
-async def _dispatch(session: AsyncSession, schedule_id: UUID, now: datetime) -> None:
-    schedule = await session.get(TaskSchedule, schedule_id)
-    assert schedule is not None
+async def _dispatch(session: AsyncSession, schedule_id: UUID, now: datetime) -> bool:
+    """False if it is not due any more. Needs the lock of its row."""
+    connection = await session.connection()
+    if not (await connection.execute(_STILL_DUE, {"id": schedule_id, "now": now})).scalar_one():
+        return False
+    schedule = await get(session, schedule_id)
     request = TaskRequest(
         id=ids.new_id(),
         function=schedule.task_name,
@@ -72,6 +81,7 @@ async def _dispatch(session: AsyncSession, schedule_id: UUID, now: datetime) -> 
     schedule.next_dispatch = following(schedule.next_dispatch, schedule.dispatch_interval, now)
     schedule.updated_at = now
     await runs.accept(session, [request], now=now)
+    return True
 
 
 def following(due: datetime | None, interval: timedelta | None, now: datetime) -> datetime | None:
@@ -108,7 +118,8 @@ _KEEP = text("""
             :now, :now)
     on conflict (name) do update set
       dispatch_interval = excluded.dispatch_interval, task_name = excluded.task_name,
-      queue = excluded.queue, updated_at = excluded.updated_at
+      queue = excluded.queue, updated_at = excluded.updated_at,
+      next_dispatch = least(taskschedule.next_dispatch, excluded.next_dispatch)
     where taskschedule.built_in
       and (taskschedule.dispatch_interval, taskschedule.task_name, taskschedule.queue)
           is distinct from (excluded.dispatch_interval, excluded.task_name, excluded.queue)
@@ -131,10 +142,9 @@ async def keep_built_in(session: AsyncSession, settings: Settings, *, now: datet
 
 
 async def create(session: AsyncSession, request: ScheduleRequest, *, now: datetime) -> TaskSchedule:
-    """Raises ScheduleExists."""
-    schedule = TaskSchedule(
-        id=ids.new_id(), created_at=now, updated_at=now, **_values(request, now)
-    )
+    """Without a time it is due at once. Raises ScheduleExists."""
+    values = {"next_dispatch": now} | request.model_dump(exclude_unset=True)
+    schedule = TaskSchedule(id=ids.new_id(), created_at=now, updated_at=now, **values)
     session.add(schedule)
     await _flush(session, request.name)
     return schedule
@@ -143,9 +153,12 @@ async def create(session: AsyncSession, request: ScheduleRequest, *, now: dateti
 async def change(
     session: AsyncSession, schedule_id: UUID, request: ScheduleRequest, *, now: datetime
 ) -> TaskSchedule:
-    """Raises ScheduleUnknown, ScheduleExists."""
-    schedule = await get(session, schedule_id, lock=True)
-    for name, value in _values(request, now).items():
+    """Without a time it keeps its own. Raises ScheduleUnknown, ScheduleExists, ScheduleBuiltIn."""
+    schedule = await _own(session, schedule_id)
+    values = request.model_dump()
+    if "next_dispatch" not in request.model_fields_set:
+        del values["next_dispatch"]
+    for name, value in values.items():
         setattr(schedule, name, value)
     schedule.updated_at = now
     await _flush(session, request.name)
@@ -153,8 +166,20 @@ async def change(
 
 
 async def remove(session: AsyncSession, schedule_id: UUID) -> None:
-    """Its tasks stay. Raises ScheduleUnknown."""
-    await session.delete(await get(session, schedule_id, lock=True))
+    """Its tasks stay; the roles on it go. Raises ScheduleUnknown, ScheduleBuiltIn."""
+    await session.delete(await _own(session, schedule_id))
+    await session.exec(
+        delete(RoleGrant).where(
+            col(RoleGrant.object_kind) == SCHEDULE, col(RoleGrant.object_id) == schedule_id
+        )
+    )
+
+
+async def _own(session: AsyncSession, schedule_id: UUID) -> TaskSchedule:
+    schedule = await get(session, schedule_id, lock=True)
+    if schedule.built_in:
+        raise ScheduleBuiltIn("This schedule follows the settings; change them instead.")
+    return schedule
 
 
 async def get(
@@ -170,17 +195,6 @@ async def get(
     if found is None:
         raise ScheduleUnknown("Not found.")
     return found
-
-
-def _values(request: ScheduleRequest, now: datetime) -> dict[str, Any]:
-    return {
-        "name": request.name,
-        "task_name": request.task_name,
-        "queue": request.queue,
-        "arguments": request.arguments,
-        "dispatch_interval": request.dispatch_interval,
-        "next_dispatch": request.next_dispatch or now,
-    }
 
 
 async def _flush(session: AsyncSession, name: str) -> None:

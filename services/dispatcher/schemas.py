@@ -12,6 +12,7 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     TypeAdapter,
     field_validator,
@@ -30,6 +31,7 @@ LARGEST = 2**62
 MOST_VERSIONS = 50
 MOST_RUNS = 1000
 MOST_LEVELS = 10
+MOST_CANCELED = 10_000
 LONGEST_INTERVAL = timedelta(days=3660)
 MOMENT = TypeAdapter(datetime)
 
@@ -66,12 +68,21 @@ Resource = Text
 
 
 def storable_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    dumped = orjson.dumps(arguments)
+    try:
+        dumped = orjson.dumps(arguments)
+    except TypeError as error:
+        raise ValueError(f"arguments cannot be stored: {error}") from error
     if len(dumped) > LONGEST_ARGUMENTS:
         raise ValueError(f"arguments may have at most {LONGEST_ARGUMENTS} bytes; pass ids instead.")
     if b"\\u0000" in dumped:
         raise ValueError("NUL characters are not allowed in arguments.")
     return arguments
+
+
+class Strict(BaseModel):
+    """A misspelled field is refused: passed over, it could mean more than was asked for."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class UserTaskSpec(BaseModel):
@@ -399,15 +410,15 @@ class Gone(BaseModel):
     at: Moment
 
 
-class ScheduleRequest(BaseModel):
-    """When to dispatch which task. Without an interval: once."""
+class ScheduleRequest(Strict):
+    """When to dispatch which task. Without an interval: once; `next_dispatch` null: never."""
 
     name: Text
     queue: Text
     task_name: Text
     arguments: dict[str, Any] = {}
     dispatch_interval: timedelta | None = None
-    next_dispatch: AwareDatetime | None = None
+    next_dispatch: Annotated[AwareDatetime, AfterValidator(in_utc)] | None = None
 
     @field_validator("dispatch_interval")
     @classmethod
@@ -422,7 +433,7 @@ class ScheduleRequest(BaseModel):
         return storable_arguments(arguments)
 
 
-class GroupRequest(BaseModel):
+class GroupRequest(Strict):
     """A group of tasks to come."""
 
     id: UUID | None = None
@@ -437,7 +448,35 @@ class RoleRequest(BaseModel):
     groups: list[Text] = Field(default=[], max_length=100)
 
 
-TaskState = Literal["waiting", "running", "canceling"]
+class CancelRequest(Strict):
+    """Which tasks to stop: these, or all that fit everything said about them."""
+
+    tasks: list[UUID] | None = Field(default=None, max_length=MOST_CANCELED)
+    name: Text | None = None
+    state: Literal["waiting", "running", "canceling"] | None = None
+    group: UUID | None = None
+
+    @model_validator(mode="after")
+    def one_way(self) -> Self:
+        described = any(value is not None for value in (self.name, self.state, self.group))
+        if described is (self.tasks is not None):
+            raise ValueError("Say which tasks: either by tasks, or by name, state or group.")
+        return self
+
+
+class CancelOutcome(BaseModel):
+    """What became of one task. `state` is null for one that is unknown to the caller."""
+
+    task: str
+    state: State | None
+    outcome: Literal["canceled", "canceling", "ended", "forbidden", "unknown"]
+
+
+class CancelAnswer(BaseModel):
+    """`more`: the filter found more than can be stopped at once; ask again."""
+
+    tasks: list[CancelOutcome]
+    more: bool = False
 
 
 class PurgeRequest(BaseModel):

@@ -9,12 +9,14 @@ import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
 from tests.dispatcher.chaos import (
     Fleet,
+    Run,
     assert_no_overlap,
     assert_order_kept,
     assert_outcomes,
@@ -62,6 +64,28 @@ async def test_no_lock_is_ever_broken_whatever_is_killed(whole: Fleet, tmp_path:
 def kind_of(number: int, dice: random.Random) -> str:
     """Each kind once, then any."""
     return KINDS[number] if number < len(KINDS) else dice.choice(KINDS)
+
+
+def test_the_checks_notice_what_they_are_for() -> None:
+    one, other = uuid4(), uuid4()
+    stored = [{"id": one, "reserved": ["a"]}, {"id": other, "reserved": ["shared:a"]}]
+    good = [Run(one, 1, began=10, ended=20), Run(other, 2, began=21, ended=30)]
+    assert_no_overlap(good, stored)
+    assert_order_kept(good, stored)
+
+    with pytest.raises(AssertionError, match="overlapped"):
+        assert_no_overlap([good[0], Run(other, 2, began=19, ended=30)], stored)
+    with pytest.raises(AssertionError, match="older fence"):
+        assert_no_overlap([Run(one, 3, began=10, ended=20), good[1]], stored)
+    with pytest.raises(AssertionError, match="overtook"):
+        assert_order_kept([Run(other, 1, 5, 6), Run(one, 2, 10, 20)], stored)
+    assert_no_overlap(
+        [Run(one, 1, 10, 20), Run(other, 2, 11, 30)],
+        [
+            {"id": one, "reserved": ["shared:a"]},
+            stored[1],
+        ],
+    )
 
 
 async def test_nothing_is_lost_or_run_twice_when_redis_is_lost(

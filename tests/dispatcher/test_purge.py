@@ -374,3 +374,17 @@ async def test_a_bad_purge_is_refused(http: httpx.AsyncClient, body: dict[str, A
     assert answer.status_code == 400
     assert next(iter(body)) in answer.text
     assert (await http.get("/pulp/api/v3/tasks/", headers=ADMIN)).json()["count"] == 0
+
+
+async def test_schedules_forget_the_tasks_that_are_removed(
+    app: FastAPI, http: httpx.AsyncClient, worker: Worker
+) -> None:
+    (task,) = await ended(app)
+    async with app.state.database.sessions.begin() as session:
+        for schedule in await session.exec(select(TaskSchedule)):
+            schedule.last_task_id = task
+
+    await asked(http, worker, ADMIN, finished_before=FUTURE, states=["canceled"])
+
+    listed = (await http.get("/pulp/api/v3/task-schedules/", headers=ADMIN)).json()
+    assert [row["last_task"] for row in listed["results"]] == [None]

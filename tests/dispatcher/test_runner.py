@@ -76,9 +76,11 @@ async def test_a_function_that_wants_to_be_repeated_is(worker: Worker) -> None:
 
 async def test_a_canceled_run_cleans_up_and_ends_canceled(worker: Worker) -> None:
     cleaned: list[bool] = []
+    begun = asyncio.Event()
 
     async def cleans(task: TaskContext) -> None:
         try:
+            begun.set()
             await asyncio.sleep(60)
         finally:
             await asyncio.sleep(0.05)
@@ -86,8 +88,37 @@ async def test_a_canceled_run_cleans_up_and_ends_canceled(worker: Worker) -> Non
 
     async with worker.runs(cleans=cleans):
         task = await worker.dispatch("cleans")
-        await worker.until(task, lambda found: found.state is State.RUNNING)
+        await begun.wait()
         await worker.cancel(task)
+        assert (await worker.ended(task)).state is State.CANCELED
+
+    assert cleaned == [True]
+
+
+async def test_a_cancel_that_is_told_again_does_not_disturb_the_cleaning_up(
+    worker: Worker,
+) -> None:
+    begun, cleaning, clean = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    cleaned: list[bool] = []
+
+    async def cleans(task: TaskContext) -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            cleaning.set()
+            await clean.wait()
+            cleaned.append(True)
+
+    async with worker.runs(cleans=cleans) as found:
+        task = await worker.dispatch("cleans")
+        await begun.wait()
+        await worker.cancel(task)
+        await cleaning.wait()
+        for _ in range(3):
+            found.cancel(task)
+            await asyncio.sleep(0)
+        clean.set()
         assert (await worker.ended(task)).state is State.CANCELED
 
     assert cleaned == [True]

@@ -1,6 +1,7 @@
 """Schedules. contract: dispatcher §1.7, §4.10, §5.5"""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,13 @@ WANTED: dict[str, Any] = {"name": "nightly", "queue": "libraries", "task_name": 
 def sessions(app: FastAPI) -> Sessions:
     found: Sessions = app.state.database.sessions
     return found
+
+
+def deep(levels: int) -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
 
 
 async def make(sessions: Sessions, **values: Any) -> TaskSchedule:
@@ -130,7 +138,97 @@ async def test_built_in_schedules_follow_the_settings(app: FastAPI, sessions: Se
     assert await names() == {"Clean up stale tasks periodically": 2 * HOUR}
 
 
+async def test_what_another_process_has_just_dispatched_is_left_alone(sessions: Sessions) -> None:
+    """The row was chosen by a snapshot in which its last run had ended."""
+    schedule = await make(sessions, dispatch_interval=HOUR)
+    assert await schedules.dispatch_due(sessions, now=NOON) == 1
+
+    async with sessions.begin() as session:
+        dispatched = await schedules._dispatch(session, schedule.id, NOON + 2 * HOUR)
+
+    assert not dispatched
+    assert len(await tasks(sessions)) == 1
+
+
+async def test_a_shorter_rhythm_of_the_settings_begins_at_once(sessions: Sessions) -> None:
+    for minutes, expected in ((1440, NOON + 24 * HOUR), (60, NOON + HOUR), (1440, NOON + HOUR)):
+        settings = Settings(orphan_protection_minutes=0, task_protection_minutes=minutes)
+        async with sessions.begin() as session:
+            await schedules.keep_built_in(session, settings, now=NOON)
+        async with sessions() as session:
+            rows = await session.exec(select(TaskSchedule).where(TaskSchedule.built_in))
+            assert [row.next_dispatch for row in rows] == [expected]
+
+
 # Over HTTP
+
+
+async def test_a_running_dispatcher_dispatches_what_is_due(http: httpx.AsyncClient) -> None:
+    """contract: dispatcher T-20"""
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    body = WANTED | {"next_dispatch": soon.isoformat()}
+    href = (await http.post(OWN, headers=ADMIN, json=body)).json()["pulp_href"]
+
+    async with asyncio.timeout(18):
+        while (shown := (await http.get(href, headers=ADMIN)).json())["last_task"] is None:
+            await asyncio.sleep(0.1)
+
+    task = (await http.get(shown["last_task"], headers=ADMIN)).json()
+    assert shown["next_dispatch"] is None
+    assert task["name"] == "libraries.sweep"
+    assert datetime.fromisoformat(task["pulp_created"]) >= soon
+
+
+async def test_a_schedule_forgets_a_last_task_that_was_removed(
+    http: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    schedule = await make(sessions)
+    await schedules.dispatch_due(sessions, now=NOON)
+    (task,) = await tasks(sessions)
+    async with sessions.begin() as session:
+        await session.connection()
+        await runs.cancel(session, [task.id], now=NOON)
+
+    deleted = await http.delete(f"/pulp/api/v3/tasks/{task.id}/", headers=ADMIN)
+
+    assert deleted.status_code == 204
+    assert (await reread(sessions, schedule)).last_task_id is None
+
+
+async def test_what_is_not_said_about_the_time_stays(http: httpx.AsyncClient) -> None:
+    body = WANTED | {"next_dispatch": "2100-01-01T00:00:00Z", "dispatch_interval": "PT1H"}
+    made = (await http.post(OWN, headers=ADMIN, json=body)).json()
+    path = f"{OWN}{made['pulp_href'].removeprefix(LIST)}"
+
+    kept = await http.put(path, headers=ADMIN, json=WANTED | {"dispatch_interval": "PT2H"})
+    stopped = await http.put(path, headers=ADMIN, json=WANTED | {"next_dispatch": None})
+    never = await http.post(
+        OWN, headers=ADMIN, json=WANTED | {"name": "never", "next_dispatch": None}
+    )
+
+    assert kept.json()["next_dispatch"] == "2100-01-01T00:00:00Z"
+    assert stopped.json()["next_dispatch"] is None
+    assert never.json()["next_dispatch"] is None
+
+
+async def test_what_follows_the_settings_is_not_changed_by_hand(http: httpx.AsyncClient) -> None:
+    name = "Clean up stale content periodically"
+    listed = await http.get(LIST, headers=ADMIN, params={"name": name})
+    path = f"{OWN}{listed.json()['results'][0]['pulp_href'].removeprefix(LIST)}"
+
+    assert (await http.put(path, headers=ADMIN, json=WANTED)).status_code == 409
+    assert (await http.delete(path, headers=ADMIN)).status_code == 409
+    assert (await http.get(LIST, headers=ADMIN)).json() == listed.json()
+
+
+async def test_nobody_but_administrators_changes_schedules(http: httpx.AsyncClient) -> None:
+    made = (await http.post(OWN, headers=ADMIN, json=WANTED)).json()["pulp_href"]
+    path = f"{OWN}{made.removeprefix(LIST)}"
+
+    for method in ("PUT", "DELETE"):
+        assert (await http.request(method, path, headers=ADA, json=WANTED)).status_code == 403
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert (await http.request(method, LIST, headers=ADMIN, json=WANTED)).status_code == 405
 
 
 async def test_administrators_make_change_and_remove_schedules(http: httpx.AsyncClient) -> None:
@@ -198,12 +296,24 @@ async def test_schedules_are_found(
         ({"name": ""}, "name"),
         ({"arguments": {"a": "\x00"}}, "arguments"),
         ({"arguments": []}, "arguments"),
+        ({"arguments": {"a": 10**30}}, "arguments"),
+        ({"arguments": {"a": deep(300)}}, "arguments"),
+        ({"arguments": {"a": "\ud800"}}, "arguments"),
+        ({"next_dispatch": "9999-12-31T23:59:59-23:59"}, "next_dispatch"),
+        ({"next_dispatch": "0001-01-01T00:00:00+23:59"}, "next_dispatch"),
+        ({"next_dispatch": 1e300}, "next_dispatch"),
+        ({"dispatch_interval": "P999999999999D"}, "dispatch_interval"),
+        ({"queue": "q" * 501}, "queue"),
+        ({"task_args": [1]}, "task_args"),
     ],
 )
 async def test_a_bad_schedule_is_refused_by_its_field(
     http: httpx.AsyncClient, change: dict[str, Any], field: str
 ) -> None:
-    answer = await http.post(OWN, headers=ADMIN, json=WANTED | change)
+    body = json.dumps(WANTED | change)
+    headers = {**ADMIN, "Content-Type": "application/json"}
+
+    answer = await http.post(OWN, headers=headers, content=body)
 
     assert answer.status_code == 400
     assert field in answer.text

@@ -9,9 +9,10 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from deploy.stores import free_port
 from services.dispatcher import runs, workers
 from services.dispatcher.schemas import Heartbeat
-from shared.database import utc_now
+from shared.database import Database, utc_now
 from shared.testing import as_user
 from tests.dispatcher.conftest import make_request, start
 
@@ -84,7 +85,9 @@ async def test_workers_are_found(
     assert await found(http, **query) == names
 
 
-@pytest.mark.parametrize("pattern", ["(", "a" * 201])
+@pytest.mark.parametrize(
+    "pattern", ["(", r"(a)\1", "a" * 201, "a{300}", "(?P<x>a)", "[[:no:]]", "((a{250}){250}){250}"]
+)
 async def test_a_pattern_that_cannot_be_used_is_refused(
     http: httpx.AsyncClient, pattern: str
 ) -> None:
@@ -92,6 +95,32 @@ async def test_a_pattern_that_cannot_be_used_is_refused(
 
     assert answer.status_code == 400
     assert list(answer.json()) == ["name__regex"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"last_heartbeat__gt": "9999-12-31T23:59:59-23:59"}, "last_heartbeat__gt"),
+        ({"last_heartbeat": "0001-01-01T00:00:00+23:59"}, "last_heartbeat"),
+        ({"last_heartbeat__range": "2026-01-01"}, "last_heartbeat__range"),
+        ({"last_heartbeat__isnull": "x"}, "last_heartbeat__isnull"),
+        ({"online": "maybe"}, "online"),
+        ({"missing": ""}, "missing"),
+        ({"name": "a\x00"}, "name"),
+        ({"state": "running"}, "state"),
+        ({"ordering": "queue"}, "ordering"),
+        ({"limit": "9" * 30}, "limit"),
+        ({"prn__in": "prn:core.task:1"}, "prn__in"),
+        ({"q": "online=true AND name__regex='a{300}'"}, "q"),
+    ],
+)
+async def test_a_bad_question_is_refused_by_its_name(
+    http: httpx.AsyncClient, busy_task: UUID, query: dict[str, str], field: str
+) -> None:
+    answer = await http.get(WORKERS, headers=ADMIN, params=query)
+
+    assert answer.status_code == 400
+    assert list(answer.json()) == [field]
 
 
 async def test_workers_are_for_administrators_and_cannot_be_written(
@@ -112,6 +141,31 @@ async def test_the_status_is_open_to_everyone(http: httpx.AsyncClient, busy_task
     assert status["database_connection"] == {"connected": True}
     assert status["redis_connection"] == {"connected": True}
     assert status["domain_enabled"] is False
+    assert status["storage"]["total"] >= status["storage"]["free"] > 0
+
+
+async def test_the_status_tells_that_the_database_is_away(
+    app: FastAPI, http: httpx.AsyncClient, busy_task: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Database(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing")
+    monkeypatch.setattr(app.state, "database", away)
+
+    answer = await http.get(STATUS)
+
+    assert answer.status_code == 200
+    assert answer.json()["database_connection"] == {"connected": False}
+    assert answer.json()["online_workers"] == []
+    await away.close()
+
+
+async def test_the_description_takes_the_parameters_of_makers_of_bindings(
+    http: httpx.AsyncClient,
+) -> None:
+    plain = await http.get("/pulp/api/v3/docs/api.json")
+    asked = await http.get("/pulp/api/v3/docs/api.json?bindings&component=core&pk_path=1")
+
+    assert asked.json() == plain.json()
+    assert all(path.startswith(("/pulp/api/v3/", "{")) for path in asked.json()["paths"])
 
 
 async def test_the_description_names_things_by_their_address(http: httpx.AsyncClient) -> None:

@@ -167,7 +167,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("group_id", "code", "task_id"),
     )
     op.drop_constraint("claim_pkey", "claim")
-    op.create_primary_key("claim_pkey", "claim", ["seq", "resource"])
+    op.add_column("claim", sa.Column("place", sa.Integer(), nullable=True))
+    op.execute("""
+        update claim set place = numbered.place
+        from (select resource, seq, row_number() over (partition by seq order by resource) as place
+              from claim) as numbered
+        where claim.resource = numbered.resource and claim.seq = numbered.seq
+    """)
+    op.create_primary_key("claim_pkey", "claim", ["seq", "place"])
+    op.drop_index("claim_exclusive", table_name="claim")
     op.drop_index("claim_task", table_name="claim")
     op.drop_index("claim_waiting", table_name="claim")
     op.create_index(
@@ -266,7 +274,7 @@ def upgrade() -> None:
         ["queue", "requirement_id", sa.literal_column("(not immediate)"), "seq"],
         unique=False,
         postgresql_where=sa.text(
-            "state = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null"
+            "state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null"
         ),
     )
     op.create_index(
@@ -325,7 +333,7 @@ def downgrade() -> None:
         "task_ready",
         table_name="task",
         postgresql_where=sa.text(
-            "state = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null"
+            "state || '' = 'waiting' and blocked_by = 0 and lease_seconds is null and retry_at is null"
         ),
     )
     op.drop_index(
@@ -368,7 +376,15 @@ def downgrade() -> None:
     )
     op.create_index("claim_task", "claim", ["seq"], unique=False)
     op.drop_constraint("claim_pkey", "claim")
+    op.drop_column("claim", "place")
     op.create_primary_key("claim_pkey", "claim", ["resource", "seq"])
+    op.create_index(
+        "claim_exclusive",
+        "claim",
+        ["resource", "seq"],
+        unique=False,
+        postgresql_where=sa.text("exclusive"),
+    )
     op.drop_index("claim_held", table_name="claim", postgresql_where=sa.text("granted"))
     op.drop_table("groupshare")
     op.drop_index(op.f("ix_taskreport_task_id"), table_name="taskreport")
