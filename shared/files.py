@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from shared.problems import BadInput, NotFound
 
 CHUNK = 256 * 1024
 PART = 5 * 1024 * 1024
+PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,15 @@ class StoredFile:
     path: str
     size: int
     blake2b: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file as the store lists it."""
+
+    path: str
+    size: int
+    modified: datetime
 
 
 class Files:
@@ -117,6 +128,14 @@ class Files:
         async for page in obstore.list(self._store, prefix=_checked(prefix)):
             for entry in page:
                 yield str(entry["path"])
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[ListedFile]]:
+        """The files below a prefix with what is known of each, page by page."""
+        async for page in obstore.list(self._store, prefix=_checked(prefix), chunk_size=PAGE):
+            yield [
+                ListedFile(str(entry["path"]), int(entry["size"]), entry["last_modified"])
+                for entry in page
+            ]
 
 
 class FileMissing(NotFound):

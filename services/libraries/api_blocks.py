@@ -193,6 +193,7 @@ async def put_asset(
         if upload.size is not None and upload.size > limit:
             raise RuleBroken("File too big")
         media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        await media.use_files(session, block.library)
         try:
             content = await media.store_file(
                 request.app.state.files, block.library, _chunks(upload), media_type, limit=limit

@@ -3,7 +3,7 @@
 import httpx
 from fastapi import FastAPI
 
-from services.libraries import api, api_blocks, api_tasks
+from services.libraries import api, api_blocks, api_resources, api_tasks, api_versions
 from services.libraries.settings import Settings
 from shared.app import create_service_app
 
@@ -18,6 +18,8 @@ def create_app(
         # Blocks first: `blocks` is a reserved word where a library key could stand.
         routers=[
             api_blocks.router,
+            api_resources.router,
+            api_versions.router,
             api_tasks.router,
             api.router,
             api_blocks.bytes_router,

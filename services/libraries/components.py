@@ -51,8 +51,9 @@ async def create(
     most: int,
     user: str,
     now: datetime,
+    content: olx.Block | None = None,
 ) -> Entity:
-    """A new component with an empty element as its OLX, version 1.
+    """A new component, version 1, with an empty element as its OLX unless content is given.
 
     Raises FieldRefused, LimitReached, or BlockExists, also for the code of a deleted one.
     """
@@ -70,7 +71,8 @@ async def create(
     if not made:
         raise BlockExists(f"The usage key lb:{library.org}:{library.slug}:{block_type}:{code} "
                           "is taken already, perhaps by a deleted block.")  # fmt: skip
-    item = NewComponent(block_type, code, olx.default_title(block_type), f"<{block_type} />")
+    first = content or olx.blank(block_type)
+    item = NewComponent(block_type, code, first.title, first.olx)
     await _write(session, library, [(made[ref], item)], user=user, now=now)
     return await entities.get(session, library, ref)
 

@@ -56,7 +56,25 @@ async def set_children(
     """Replace the list of children: one new version."""
     rows = await _resolve(session, library, container.kind, children)
     new = NewVersion(container.id, title=title, children=rows)
-    return (await versions.make(session, library, [new], user=user, now=now))[container.id]
+    made = (await versions.make(session, library, [new], user=user, now=now))[container.id]
+    await _require_kept(session, [pin for _, pin in rows if pin is not None])
+    return made
+
+
+async def _require_kept(session: AsyncSession, pins: Sequence[int]) -> None:
+    """No pin to what was cleaned up just before the pin held it."""
+    if not pins:
+        return
+    connection = await session.connection()
+    pruned = await connection.execute(
+        text("""
+            select exists (select from version where id = any(cast(:ids as bigint[]))
+                           and pruned_at is not null)
+        """),
+        {"ids": list(pins)},
+    )
+    if pruned.scalar_one():
+        raise BlockUnknown("A pinned version is not kept any more.")
 
 
 async def rename(
@@ -83,6 +101,7 @@ async def _resolve(
                    version.id as version_id
             from entity left join version on version.entity_id = entity.id
               and version.version_num = any(cast(:numbers as integer[]))
+              and version.pruned_at is null
             where entity.library_id = :library_id
               and entity.entity_ref = any(cast(:refs as text[]))
         """),

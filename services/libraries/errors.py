@@ -50,3 +50,41 @@ class FieldRefused(BadInput):
 class Superseded(Conflict):
     type = "superseded"
     title = "Other work has changed the library since this one lost its lock."
+
+
+class VersionUnknown(NotFound):
+    type = "library-version-unknown"
+
+
+class ContentOverwrite(BadInput):
+    type, title = "content-overwrite", "A unit would replace another of the same entity"
+    code = "PLP0023"
+
+
+class LastVersion(BadInput):
+    type, title = "last-library-version", "A library keeps at least one version"
+
+
+class VersionProtected(Conflict):
+    type, title = "library-version-protected", "Something refers to this version"
+    code = "PLP0029"
+
+
+class TempFileUnknown(BadInput):
+    type, title = "temp-file-unknown", "There is no such temporary file of yours."
+
+
+class TempFileTaken(Conflict):
+    type, title = "temp-file-taken", "Another task owns this temporary file."
+
+
+class ExportRefused(Conflict):
+    type, title = "export-refused", "There is something at this place already"
+
+
+class ExportUnknown(NotFound):
+    type = "export-unknown"
+
+
+class ContentUnknown(NotFound):
+    type = "content-unknown"

@@ -137,13 +137,13 @@ class Export:
             for number in (row.live_id, row.shown_id)
             if number is not None
         }
-        media_of = await self._media(connection, list(versions))
+        media_of = await self.media_of(connection, list(versions))
         children_of: dict[int, list[str]] = {}
         for child in await connection.execute(_CHILDREN, {"versions": list(versions)}):
             children_of.setdefault(child.version_id, []).append(child.entity_ref)
         return [_entity(row, media_of, children_of) for row in page]
 
-    async def _media(
+    async def media_of(
         self, connection: AsyncConnection, versions: list[int]
     ) -> dict[int, list[ArchivedMedia]]:
         """The page's media. What is small is read at once, several at a time."""

@@ -28,7 +28,6 @@ from services.libraries.unpacking import LONGEST_MARK, NO_ARCHIVE, kind_of, unpa
 from shared.callers import Caller
 from shared.database import utc_now
 from shared.files import Files, spool
-from shared.ids import new_id
 from shared.problems import BadInput, Problem
 
 FUNCTION = "import_library"
@@ -69,8 +68,6 @@ async def start(
 
     Raises UploadRefused for what is no archive, or TooBig; nothing is kept then.
     """
-    path = f"{UPLOADS}/{new_id()}"
-    await files.put(path, _archive_only(upload), limit=limit)
     task = work.request(
         FUNCTION,
         library.key,
@@ -78,8 +75,11 @@ async def start(
         name=f"Import into {library.key}",
         task_type="library-import",
         alone=True,
-        upload=path,
     )
+    # Named after its task, so that what a lost import leaves behind can be told.
+    path = f"{UPLOADS}/{task.id}"
+    task.arguments["upload"] = path
+    await files.put(path, _archive_only(upload), limit=limit)
     try:
         return await work.dispatch(session, task, caller=caller, now=now)
     except BaseException:
@@ -152,6 +152,7 @@ async def _import_all(
 ) -> None:
     assert isinstance(task.settings, Settings)
     library = await libraries.get(session, library_key)
+    await media.use_files(session, library)
     most = task.settings.most_blocks
     if len(tree.components) > most:
         raise LimitReached(f"Library cannot have more than {most} Components.")

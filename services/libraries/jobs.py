@@ -1,7 +1,18 @@
 """Dispatched functions of libraries; import and backup have modules of their own."""
 
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.general import call_of
 from services.dispatcher.runner import TaskContext
-from services.libraries import libraries, publishing
+from services.libraries import libraries, library_versions, permissions, publishing
+from services.libraries.library_versions import EVERYTHING, Change
+from services.libraries.models import Library, LibraryVersion
+from services.libraries.states import Permission
+from services.libraries.version_resources import VERSIONS
 from shared.database import utc_now
 
 
@@ -24,5 +35,63 @@ async def delete_library(task: TaskContext, *, library_key: str) -> None:
             await publishing.hold(session, library, task.fence)
             await libraries.delete(session, library)
     if library is not None:
-        await task.files.delete([path async for path in task.files.list(f"content/{library.uuid}")])
+        await libraries.delete_files(task.files, library)
     await task.progress.advance()
+
+
+async def make_library_version(
+    task: TaskContext, *, library_key: str, administrator: bool = False
+) -> dict[str, Any] | None:
+    """Make the next library version of what is published; None when nothing is different."""
+    await task.progress.stage("Making a version")
+    async with task.sessions.begin() as session:
+        library = await _held(task, session, library_key, administrator)
+        made = await library_versions.snapshot(session, library, user=task.user, now=utc_now())
+        return await _made(task, session, library, made)
+
+
+async def add_and_remove(
+    task: TaskContext,
+    *,
+    library_key: str,
+    add_content_units: Sequence[str] = (),
+    remove_content_units: Sequence[str] = (),
+    base_version: int | None = None,
+    overwrite: bool = True,
+    administrator: bool = False,
+) -> dict[str, Any] | None:
+    """Make the next library version from another one. contract: dispatcher §6.7"""
+    await task.progress.stage("Making a version")
+    change = Change(
+        add=[UUID(unit) for unit in add_content_units],
+        remove=[unit if unit == EVERYTHING else UUID(unit) for unit in remove_content_units],
+        base=base_version,
+        overwrite=overwrite,
+    )
+    async with task.sessions.begin() as session:
+        library = await _held(task, session, library_key, administrator)
+        made = await library_versions.add_and_remove(
+            session, library, change, user=task.user, now=utc_now()
+        )
+        return await _made(task, session, library, made)
+
+
+async def _held(
+    task: TaskContext, session: AsyncSession, library_key: str, administrator: bool
+) -> Library:
+    library = await libraries.get(session, library_key)
+    caller = call_of(task, session, administrator).caller
+    await permissions.require(session, library, caller, Permission.PUBLISH)
+    await publishing.hold(session, library, task.fence)
+    return library
+
+
+async def _made(
+    task: TaskContext, session: AsyncSession, library: Library, made: LibraryVersion | None
+) -> dict[str, Any] | None:
+    await task.progress.advance()
+    if made is None:
+        return None
+    ident = VERSIONS.ident((library, made))
+    await task.created(session, VERSIONS.prn(ident), VERSIONS.href(ident))
+    return VERSIONS.view(library, made, None)

@@ -1,7 +1,11 @@
 """Opaque keys of libraries and blocks: made and read by the platform's own package."""
 
 from opaque_keys import InvalidKeyError
-from opaque_keys.edx.locator import LibraryLocatorV2, LibraryUsageLocatorV2
+from opaque_keys.edx.locator import (
+    LibraryContainerLocator,
+    LibraryLocatorV2,
+    LibraryUsageLocatorV2,
+)
 
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
 
@@ -35,6 +39,23 @@ def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
     """Raises BlockUnknown for what is not a component's key in its exact form."""
     try:
         key = LibraryUsageLocatorV2.from_string(text)
+    except InvalidKeyError as error:
+        raise BlockUnknown from error
+    if str(key) != text or "\x00" in text:
+        raise BlockUnknown
+    return key
+
+
+def container_key(org: str, slug: str, container_type: str, code: str) -> str:
+    """`lct:ORG:SLUG:TYPE:CODE`."""
+    library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
+    return str(LibraryContainerLocator(library, container_type, code))
+
+
+def parse_container_key(text: str) -> LibraryContainerLocator:
+    """Raises BlockUnknown for what is not a container's key in its exact form."""
+    try:
+        key = LibraryContainerLocator.from_string(text)
     except InvalidKeyError as error:
         raise BlockUnknown from error
     if str(key) != text or "\x00" in text:

@@ -11,10 +11,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.errors import FieldRefused, LibraryUnknown
 from services.libraries.keys import canonical_library_key, library_key
-from services.libraries.models import Grant, Library
+from services.libraries.models import Grant, Library, LibraryVersion
 from services.libraries.permissions import visible_to
 from services.libraries.states import AccessLevel
 from shared.callers import Caller
+from shared.files import Files
 
 TAKEN = "A library with that ID already exists."
 ORDERS = {"title": Library.title, "created": Library.created, "updated": Library.updated}
@@ -46,6 +47,7 @@ async def create(
     except IntegrityError as error:
         raise FieldRefused("slug", TAKEN) from error
     session.add(Grant(library_id=library.id, username=user, access_level=AccessLevel.ADMIN))
+    session.add(LibraryVersion(library_id=library.id, number=0, created=now))
     await session.flush()
     return library
 
@@ -117,6 +119,11 @@ async def delete(session: AsyncSession, library: Library) -> None:
     """Remove a library and everything of it; its files are the caller's to remove."""
     await session.delete(library)
     await session.flush()
+
+
+async def delete_files(files: Files, library: Library) -> None:
+    """Remove what a library that is gone had in the object store."""
+    await files.delete([path async for path in files.list(f"content/{library.uuid}")])
 
 
 async def describe(session: AsyncSession, library: Library) -> Row[Any]:

@@ -1,9 +1,11 @@
 """Texts and files by their content. contract: content_core §1.5"""
 
-from collections.abc import AsyncIterable, Sequence
+import asyncio
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 from sqlalchemy import text as sql
@@ -12,6 +14,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries.models import Library
 from shared.files import Files, digest
 from shared.ids import new_id
+
+CONTENT, INCOMING = "content", "incoming"
+AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,35 @@ def olx_type(block_type: str) -> str:
 
 def content_path(library: Library, hash: str) -> str:
     """Where the file with this content is in the object store."""
-    return f"content/{library.uuid}/{hash}"
+    return f"{CONTENT}/{library.uuid}/{hash}"
+
+
+_USE = sql("select pg_advisory_xact_lock_shared(hashtextextended(cast(:uuid as text), 0))")
+
+
+async def use_files(session: AsyncSession, library: Library) -> None:
+    """Until this transaction ends, no file of the library is cleaned up.
+
+    Before a file is stored: it has no row yet, and known content is found again by its file.
+    """
+    await (await session.connection()).execute(_USE, {"uuid": str(library.uuid)})
+
+
+_OWN = sql("select pg_try_advisory_xact_lock(hashtextextended(cast(:uuid as text), 0))")
+
+
+async def try_to_own_files(session: AsyncSession, library: UUID) -> bool:
+    """Until this transaction ends, nobody stores files of the library; false if one does now."""
+    owned = await (await session.connection()).execute(_OWN, {"uuid": str(library)})
+    return bool(owned.scalar_one())
+
+
+async def delete_files(files: Files, library: UUID, hashes: Iterable[str]) -> None:
+    """Remove stored content, several files at a time. The caller owns the library's files."""
+    paths = [f"{CONTENT}/{library}/{hash}" for hash in hashes]
+    for first in range(0, len(paths), AT_ONCE):
+        some = paths[first : first + AT_ONCE]
+        await asyncio.gather(*(files.delete([path]) for path in some))
 
 
 async def store_file(
@@ -53,7 +86,7 @@ async def store_file(
     if isinstance(data, bytes):
         stored = await files.put(content_path(library, digest(data)), data, limit=limit)
     else:
-        waiting = f"incoming/{new_id()}"
+        waiting = f"{INCOMING}/{new_id()}"
         try:
             stored = await files.put(waiting, data, limit=limit)
             await files.rename(waiting, content_path(library, stored.blake2b))
@@ -64,14 +97,16 @@ async def store_file(
 
 
 _STORE = sql("""
-    insert into media (library_id, media_type, hash, size, text, has_file, created)
-    select :library_id, r.media_type, r.hash, r.size, r.text, r.text is null, :now
+    insert into media (library_id, media_type, hash, size, text, has_file, created,
+                       interest_at)
+    select :library_id, r.media_type, r.hash, r.size, r.text, r.text is null, :now, :now
     from jsonb_to_recordset(cast(:rows as jsonb)) as r (
       media_type text, hash text, size bigint, text text)
     order by r.media_type, r.hash
     on conflict (library_id, media_type, hash)
     do update set has_file = media.has_file or excluded.has_file,
-                  text = coalesce(media.text, excluded.text)
+                  text = coalesce(media.text, excluded.text),
+                  interest_at = greatest(media.interest_at, excluded.interest_at)
     returning id, media_type, hash
 """)
 

@@ -13,13 +13,15 @@ from sqlalchemy import (
     Index,
     Text,
     UniqueConstraint,
+    Uuid,
 )
 from sqlalchemy import text as sql
 from sqlmodel import Field, SQLModel
 
-from services.libraries.states import AccessLevel, Kind
+from services.libraries.states import AccessLevel, ExportFormat, Kind
 from shared import outbox
-from shared.database import UTCDateTime, new_registry, text_enum
+from shared.database import Json, UTCDateTime, new_registry, text_enum
+from shared.ids import new_id
 
 
 class Base(SQLModel, registry=new_registry()):
@@ -53,6 +55,9 @@ class Library(Base, table=True):
     allow_public_read: bool = False
     # The highest fence of work that changed the library alone.
     fence: int = Field(default=0, sa_type=BigInteger)
+    # Numbers of library versions are given once; how many of them are kept, None for all.
+    next_version: int = 1
+    retain_versions: int | None = None
     created: datetime = Field(sa_type=UTCDateTime)
     updated: datetime = Field(sa_type=UTCDateTime)
 
@@ -106,6 +111,9 @@ class Version(Base, table=True):
     title: str
     created: datetime = Field(sa_type=UTCDateTime)
     created_by: str | None = None
+    # When a library version last took it up, and when its content was cleaned up.
+    interest_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    pruned_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
     __table_args__ = (
         UniqueConstraint("entity_id", "version_num"),
@@ -130,6 +138,14 @@ class Child(Base, table=True):
     entity_id: int = Field(sa_column=owned_by("entity.id", index=True))
     pinned_version_id: int | None = Field(
         default=None, sa_column=owned_by("version.id", nullable=True)
+    )
+
+    __table_args__ = (
+        Index(
+            "child_pins",
+            "pinned_version_id",
+            postgresql_where=sql("pinned_version_id is not null"),
+        ),
     )
 
 
@@ -248,9 +264,12 @@ class Media(Base, table=True):
     text: str | None = Field(default=None, sa_type=Text)
     has_file: bool = False
     created: datetime = Field(sa_type=UTCDateTime)
+    # When it was last stored again; what is old and referred to by nothing is an orphan.
+    interest_at: datetime = Field(sa_type=UTCDateTime)
 
     __table_args__ = (
         UniqueConstraint("library_id", "media_type", "hash"),
+        Index("media_by_hash", "library_id", "hash"),
         CheckConstraint("has_file or text is not null", name="media_somewhere"),
     )
 
@@ -298,3 +317,115 @@ class LibraryTask(Base, table=True):
     kind: str
     username: str
     created: datetime = Field(sa_type=UTCDateTime)
+
+
+class LibraryVersion(Base, table=True):
+    """An immutable, numbered snapshot of a library's content. contract: dispatcher §6.7
+
+    The row is written after its content, in the same transaction: what has a row is complete.
+    """
+
+    __tablename__ = "library_version"
+    id: int = Field(default=None, sa_column=identity())
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    number: int
+    base_number: int | None = None
+    present: dict[str, int] = Field(default_factory=dict, sa_type=Json)
+    added: int = 0
+    removed: int = 0
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (UniqueConstraint("library_id", "number"),)
+
+
+class LibraryVersionContent(Base, table=True):
+    """A version of an entity is in all library versions from `added` up to, not with, `removed`.
+
+    One row however many library versions hold it; a library version costs what it changed.
+    """
+
+    __tablename__ = "library_version_content"
+    library_id: int = Field(sa_column=owned_by("library.id", primary_key=True))
+    version_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("version.id"), primary_key=True)
+    )
+    added: int = Field(primary_key=True)
+    removed: int | None = None
+    entity_id: int = Field(sa_column=Column(BigInteger, ForeignKey("entity.id"), nullable=False))
+
+    __table_args__ = (
+        Index("library_version_content_versions", "version_id"),
+        Index("library_version_content_entities", "entity_id", "added"),
+        Index(
+            "library_version_content_latest",
+            "library_id",
+            "entity_id",
+            unique=True,
+            postgresql_where=sql("removed is null"),
+        ),
+        CheckConstraint("removed > added", name="library_version_content_range"),
+    )
+
+
+class Publication(Base, table=True):
+    """A library version that was published, with what the library said of itself then."""
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    library_id: int = Field(sa_column=owned_by("library.id", index=True))
+    # Refuses to let its version go.
+    version_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("library_version.id"), nullable=False, unique=True)
+    )
+    title: str
+    description: str = Field(sa_type=Text)
+    license: str
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+
+class Exporter(Base, table=True):
+    """How and where the versions of a library are exported. contract: dispatcher §6.8"""
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    name: str
+    path: str
+    format: ExportFormat = Field(sa_type=text_enum(ExportFormat, name="exporter_format"))
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (UniqueConstraint("library_id", "name"),)
+
+
+class Export(Base, table=True):
+    """One export: what of, where to, and how much has been written."""
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    exporter_id: UUID = Field(
+        sa_column=Column(
+            Uuid, ForeignKey("exporter.id", ondelete="CASCADE"), nullable=False, index=True
+        )
+    )
+    task_id: UUID
+    number: int
+    start_number: int | None = None
+    publication_id: UUID | None = None
+    path: str
+    files: int = 0
+    size: int = Field(default=0, sa_type=BigInteger)
+    created: datetime = Field(sa_type=UTCDateTime)
+    finished: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class TempFile(Base, table=True):
+    """An uploaded file that waits for the task that will own it. contract: dispatcher §6.2"""
+
+    __tablename__ = "temp_file"
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    path: str
+    size: int = Field(sa_type=BigInteger)
+    sha256: str
+    created_by: str
+    created_at: datetime = Field(sa_type=UTCDateTime, index=True)
+    task_id: UUID | None = None

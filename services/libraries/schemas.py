@@ -50,6 +50,7 @@ def _license(value: str) -> str:
 Plain = Annotated[str, BeforeValidator(_text)]
 Title = Annotated[Plain, StringConstraints(max_length=500), AfterValidator(_not_blank)]
 Description = Annotated[Plain, StringConstraints(max_length=10_000)]
+Slug = Annotated[Plain, AfterValidator(_slug)]
 License = Annotated[Plain, AfterValidator(_license)]
 
 

@@ -28,6 +28,13 @@ class AccessLevel(StrEnum):
     READ = "read"
 
 
+class ExportFormat(StrEnum):
+    """What an export writes: a folder tree, or one archive."""
+
+    TREE = "tree"
+    ZIP = "zip"
+
+
 class Permission(StrEnum):
     """contract: libraries §5.3"""
 

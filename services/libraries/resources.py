@@ -1,0 +1,373 @@
+"""Libraries, collections and components as general tasks act on them. contract: dispatcher §6"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, delete
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.dispatcher.general import Action, Call, Claims, GivenFile, Resource, Thing
+from services.libraries import (
+    components,
+    entities,
+    libraries,
+    library_versions,
+    olx,
+    permissions,
+    publishing,
+)
+from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
+from services.libraries.keys import library_key, parse_usage_key, usage_key
+from services.libraries.models import Collection, CollectionMember, Entity, Library
+from services.libraries.schemas import Description, LibraryCreation, License, Plain, Slug, Title
+from services.libraries.settings import Settings
+from services.libraries.states import Permission, code_is_valid, component_ref
+from shared.database import utc_now
+from shared.files import Files
+from shared.problems import BadInput
+
+V2 = "/api/libraries/v2"
+NO_LIBRARY = "There is no such library."
+LARGEST_KEPT = 10_000
+
+
+def moment(value: datetime | None) -> str | None:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
+
+
+def resource_href(name: str, ident: str) -> str:
+    return f"{V2}/resources/{name}/{ident}/"
+
+
+async def library_named(session: AsyncSession, key: str) -> Library:
+    """The library that a field names. Raises BadInput."""
+    try:
+        return await libraries.get(session, key)
+    except LibraryUnknown:
+        raise BadInput(f"library: {NO_LIBRARY}", fields={"library": [NO_LIBRARY]}) from None
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A live component and the library it is in."""
+
+    library: Library
+    entity: Entity
+
+
+async def added(session: AsyncSession, thing: Thing, field: str, message: str) -> Thing:
+    """The row, stored. Raises FieldRefused when there is one like it."""
+    try:
+        async with session.begin_nested():
+            session.add(thing)
+    except IntegrityError as error:
+        raise FieldRefused(field, message) from error
+    return thing
+
+
+def counted(rows: dict[str, int]) -> dict[str, int]:
+    return {label: count for label, count in rows.items() if count}
+
+
+class OfLibrary(Resource[Any]):
+    """A kind of thing inside a library: changed under the library's own lock and fence."""
+
+    permission = Permission.EDIT
+
+    def href(self, ident: str) -> str:
+        return resource_href(self.name, ident)
+
+    async def library_of(self, session: AsyncSession, subject: Any) -> Library:
+        """The library of a thing, or of the values of a new one."""
+        if isinstance(subject, BaseModel) and hasattr(subject, "library"):
+            return await library_named(session, subject.library)
+        if isinstance(subject, Component):
+            return subject.library
+        library = await session.get(Library, subject.library_id)
+        assert library is not None
+        return library
+
+    async def permit(self, call: Call, action: Action | None, subject: Any) -> None:
+        wanted = Permission.VIEW if action is None else self.permission
+        library = await self.library_of(call.session, subject)
+        await permissions.require(call.session, library, call.caller, wanted)
+
+    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
+        return Claims(exclusive=[(await self.library_of(call.session, subject)).key])
+
+    async def hold(self, call: Call, action: Action, subject: Any) -> None:
+        await publishing.hold(
+            call.session, await self.library_of(call.session, subject), call.fence
+        )
+
+    def described(self, thing: Any, created: datetime, **values: Any) -> dict[str, Any]:
+        ident = self.ident(thing)
+        return {
+            "pulp_href": self.href(ident),
+            "prn": self.prn(ident),
+            "pulp_created": moment(created),
+            **values,
+        }
+
+
+# Libraries
+
+
+class LibraryFields(Strict):
+    title: Title
+    description: Description
+    allow_public_learning: bool = False
+    allow_public_read: bool = False
+    license: License = ""
+    retain_repo_versions: Annotated[int | None, Field(ge=1, le=LARGEST_KEPT)] = None
+
+
+class NewLibrary(LibraryCreation):
+    retain_repo_versions: Annotated[int | None, Field(ge=1, le=LARGEST_KEPT)] = None
+
+
+class Libraries(OfLibrary):
+    """Whole libraries."""
+
+    name, label = "libraries", "libraries.Library"
+    schema, changes = NewLibrary, LibraryFields
+
+    def ident(self, thing: Library) -> str:
+        return thing.key
+
+    def href(self, ident: str) -> str:
+        return f"{V2}/{ident}/"
+
+    async def find(self, session: AsyncSession, ident: str) -> Library | None:
+        return await libraries.find(session, ident.replace("\x00", ""))
+
+    async def library_of(self, session: AsyncSession, subject: Any) -> Library:
+        assert isinstance(subject, Library)
+        return subject
+
+    async def permit(self, call: Call, action: Action | None, subject: Any) -> None:
+        if action is Action.CREATE:
+            assert isinstance(call.settings, Settings)
+            permissions.require_create(call.caller, call.settings)
+            return
+        wanted = {
+            None: Permission.VIEW,
+            Action.UPDATE: Permission.EDIT,
+            Action.DELETE: Permission.DELETE_LIBRARY,
+        }[action]
+        await permissions.require(call.session, subject, call.caller, wanted)
+
+    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
+        if action is Action.CREATE:
+            return Claims(exclusive=[library_key(subject.org, subject.slug)])
+        return await super().claims(call, action, subject)
+
+    async def hold(self, call: Call, action: Action, subject: Any) -> None:
+        if action is not Action.CREATE:
+            await super().hold(call, action, subject)
+
+    async def create(self, call: Call, values: Any, file: GivenFile | None) -> Library:
+        given = values.model_dump()
+        retained = given.pop("retain_repo_versions")
+        library = await libraries.create(
+            call.session, **given, user=call.caller.username, now=utc_now()
+        )
+        library.retain_versions = retained
+        return library
+
+    async def values(self, session: AsyncSession, thing: Library) -> dict[str, Any]:
+        names = set(LibraryFields.model_fields) - {"retain_repo_versions"}
+        now = {name: getattr(thing, name) for name in names}
+        return now | {"retain_repo_versions": thing.retain_versions}
+
+    async def update(self, call: Call, thing: Library, values: Any) -> Library:
+        given = values.model_dump()
+        thing.retain_versions = given.pop("retain_repo_versions")
+        changes = {name: new for name, new in given.items() if getattr(thing, name) != new}
+        library = await libraries.update(call.session, thing, changes, now=utc_now())
+        await library_versions.trim(call.session, library)
+        return library
+
+    async def delete(self, call: Call, thing: Library) -> dict[str, int]:
+        await libraries.delete(call.session, thing)
+        return {self.label: 1}
+
+    async def after_delete(self, files: Files, thing: Library) -> None:
+        await libraries.delete_files(files, thing)
+
+    async def show(self, session: AsyncSession, thing: Library) -> dict[str, Any]:
+        values = await self.values(session, thing)
+        return self.described(
+            thing, thing.created, id=thing.key, org=thing.org, slug=thing.slug, **values
+        )
+
+
+# Collections
+
+
+def _code(value: str) -> str:
+    if not code_is_valid(value):
+        raise ValueError("Not a valid code.")
+    return value
+
+
+class CollectionFields(Strict):
+    title: Title
+    description: Description = ""
+    enabled: bool = True
+
+
+class NewCollection(CollectionFields):
+    library: Plain
+    key: Annotated[Plain, AfterValidator(_code)]
+
+
+class Collections(OfLibrary):
+    """Groups of entities. Deleting one here is for good."""
+
+    name, label = "collections", "libraries.Collection"
+    schema, changes = NewCollection, CollectionFields
+
+    def ident(self, thing: Collection) -> str:
+        return f"{thing.id}"
+
+    async def find(self, session: AsyncSession, ident: str) -> Collection | None:
+        if not (ident.isascii() and ident.isdecimal()) or len(ident) > 18:
+            return None
+        return await session.get(Collection, int(ident))
+
+    async def create(self, call: Call, values: Any, file: GivenFile | None) -> Collection:
+        library = await self.library_of(call.session, values)
+        now = utc_now()
+        collection = Collection(
+            library_id=library.id, code=values.key, title=values.title, enabled=values.enabled,
+            description=values.description, created=now, modified=now,
+            created_by=call.caller.username,
+        )  # fmt: skip
+        return await added(call.session, collection, "key", "This key is taken in the library.")
+
+    async def values(self, session: AsyncSession, thing: Collection) -> dict[str, Any]:
+        return {name: getattr(thing, name) for name in CollectionFields.model_fields}
+
+    async def update(self, call: Call, thing: Collection, values: Any) -> Collection:
+        for name, value in values.model_dump().items():
+            setattr(thing, name, value)
+        thing.modified = utc_now()
+        await call.session.flush()
+        return thing
+
+    async def delete(self, call: Call, thing: Collection) -> dict[str, int]:
+        members = await call.session.exec(
+            delete(CollectionMember).where(col(CollectionMember.collection_id) == thing.id)
+        )
+        await call.session.delete(thing)
+        await call.session.flush()
+        return counted({self.label: 1, "libraries.CollectionMember": members.rowcount})
+
+    async def show(self, session: AsyncSession, thing: Collection) -> dict[str, Any]:
+        library = await self.library_of(session, thing)
+        return self.described(
+            thing, thing.created, library=library.key, key=thing.code,
+            **await self.values(session, thing),
+        )  # fmt: skip
+
+
+# Components
+
+
+def _without_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("Null characters are not allowed.")
+    return value
+
+
+# A task's arguments are small; longer texts come as temporary files.
+Olx = Annotated[
+    str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(_without_nul)
+]
+
+
+class ComponentFields(Strict):
+    olx: Olx
+
+
+class NewComponent(Strict):
+    library: Plain
+    block_type: Annotated[Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    definition_id: Annotated[Slug, StringConstraints(max_length=255)]
+    can_stand_alone: bool = True
+    olx: Olx | None = None
+
+
+class Components(OfLibrary):
+    """Live components, by their usage keys. Deleting one deletes its draft."""
+
+    name, label = "components", "libraries.Component"
+    schema, changes = NewComponent, ComponentFields
+    from_file = True
+
+    def ident(self, thing: Component) -> str:
+        library, entity = thing.library, thing.entity
+        return usage_key(library.org, library.slug, entity.type, entity.code)
+
+    async def find(self, session: AsyncSession, ident: str) -> Component | None:
+        try:
+            key = parse_usage_key(ident)
+            library = await libraries.get(session, str(key.lib_key))
+            ref = component_ref(key.block_type, key.usage_id)
+            return Component(library, await entities.get(session, library, ref))
+        except (BlockUnknown, LibraryUnknown):
+            return None
+
+    async def create(self, call: Call, values: Any, file: GivenFile | None) -> Component:
+        assert isinstance(call.settings, Settings)
+        library = await self.library_of(call.session, values)
+        text = await _olx_of(call.files, file) if file is not None else values.olx
+        content = olx.parse(text, block_type=values.block_type) if text is not None else None
+        entity = await components.create(
+            call.session, library, block_type=values.block_type, code=values.definition_id,
+            can_stand_alone=values.can_stand_alone, most=call.settings.most_blocks,
+            user=call.caller.username, now=utc_now(), content=content,
+        )  # fmt: skip
+        return Component(library, entity)
+
+    async def values(self, session: AsyncSession, thing: Component) -> dict[str, Any]:
+        return {"olx": await components.get_olx(session, thing.entity)}
+
+    async def update(self, call: Call, thing: Component, values: Any) -> Component:
+        await components.set_olx(
+            call.session, thing.library, thing.entity, values.olx, user=call.caller.username,
+            now=utc_now(),
+        )  # fmt: skip
+        return thing
+
+    async def delete(self, call: Call, thing: Component) -> dict[str, int]:
+        await components.delete(
+            call.session, thing.library, thing.entity, user=call.caller.username, now=utc_now()
+        )
+        return {self.label: 1}
+
+    async def show(self, session: AsyncSession, thing: Component) -> dict[str, Any]:
+        row = await entities.show(session, thing.entity.id)
+        return self.described(
+            thing, row.created, id=self.ident(thing), display_name=row.title,
+            block_type=row.type, version_num=row.version_num,
+            content_href=resource_href("content", str(row.version_uuid)),
+            can_stand_alone=row.can_stand_alone, **await self.values(session, thing),
+        )  # fmt: skip
+
+
+async def _olx_of(files: Files, file: GivenFile) -> str:
+    if file.size > olx.LIMITS.bytes:
+        raise BadInput(f"The file has more than {olx.LIMITS.bytes} bytes.")
+    try:
+        return (await files.read(file.path)).decode()
+    except UnicodeDecodeError:
+        raise BadInput("The file is not UTF-8 text.") from None
