@@ -104,9 +104,10 @@ def token(
     with one_line():
         suite = embedded.Suite.of_environment()
         secret = suite.secrets["token_secret"]
-    typer.echo(
-        make_token(secret, user, user_id=user_id, email=email, staff=staff, superuser=superuser)
-    )
+    made = make_token(secret, user, user_id=user_id, email=email, staff=staff, superuser=superuser)
+    typer.echo(made)
+    # Not on standard output: scripts take the token from there.
+    typer.echo(f"their tasks: {suite.origin}/tasks/#token={made}", err=True)
 
 
 @app.command()

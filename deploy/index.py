@@ -25,6 +25,7 @@ def page(services: Mapping[str, FastAPI]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Lyceum</title><style>{STYLE}</style>"
         "<h1>Lyceum</h1><p>The back end of a course platform. Five services, one origin.</p>"
+        '<p><a href="/tasks/">My tasks</a>: what is done for you in the background, live.</p>'
         f"<ul>{items}</ul>"
         "<p>To try the routes, press <i>Authorize</i> in the documentation and give "
         "<code>JWT</code>, a space, and the token that <code>make token user=ada</code> prints."

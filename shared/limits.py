@@ -16,6 +16,7 @@ from shared.settings import ServiceSettings
 log = structlog.get_logger("http")
 LONGEST_ID = 64
 LONGEST_WISH = 200
+STREAMS = ("text/event-stream", "text/event-stream; charset=utf-8")
 
 
 class Boundary:
@@ -36,12 +37,13 @@ class Boundary:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id, **_diagnostics(headers))
         started = time.perf_counter()
-        status = 500
+        status, lasting = 500, False
 
         async def send_marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, lasting
             if message["type"] == "http.response.start":
                 status = message["status"]
+                lasting = Headers(raw=message["headers"]).get("content-type", "") in STREAMS
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
@@ -56,7 +58,9 @@ class Boundary:
             else:
                 await self._app(scope, _counted(receive, limit), send_marked)
         finally:
-            self._record(scope, status, time.perf_counter() - started)
+            # A live stream is not slow: it lasts.
+            if not lasting:
+                self._record(scope, status, time.perf_counter() - started)
 
     def _limit(self, headers: Headers) -> int:
         multipart = headers.get("content-type", "").startswith("multipart/")

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from services.user_tasks import client as user_tasks
-from services.user_tasks.schemas import ArtifactReport, ProgressReport, not_a_state
+from services.user_tasks.schemas import LARGEST, ArtifactReport, ProgressReport, stage_of
 from shared import ids
 from shared.clients import ServiceClients, patiently
 from shared.database import Sessions, utc_now
@@ -40,8 +40,8 @@ class Progress:
         self._closing = asyncio.Event()
 
     async def stage(self, text: str) -> None:
-        """Name what is being done now. Raises ValueError for the word of a state."""
-        self._stage = not_a_state(text)
+        """Name what is being done now; the word of a state is told with three dots behind it."""
+        self._stage = stage_of(text)
         await self._change()
 
     async def advance(self, steps: int = 1) -> None:
@@ -124,8 +124,13 @@ class Progress:
             "task_id": self._task_id,
             "attempt": self._attempt,
             "at": now,
-            "completed_steps": self._completed,
-            "total_steps": self._total,
+            "completed_steps": _within(self._completed),
+            "total_steps": None if self._total is None else _within(self._total),
             "stage": self._stage,
         }
         return ProgressReport.model_validate(values)
+
+
+def _within(steps: int) -> int:
+    """What can be told of a count: a run never ends because it counts wrongly."""
+    return max(0, min(steps, LARGEST))

@@ -179,9 +179,8 @@ async def artifact_options(request: Request, caller: CallerDep) -> Response:
     return _options("GET, HEAD, OPTIONS")
 
 
-@router.api_route(
-    f"{V0}/tasks/", methods=["POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
-)
+@router.api_route(f"{V0}/tasks/", methods=["POST", "DELETE"], include_in_schema=False)
+@router.post(f"{V0}/tasks/{{uuid}}/", include_in_schema=False)
 @router.api_route(
     f"{V0}/tasks/{{uuid}}/cancel/", methods=["GET", "HEAD", "DELETE"], include_in_schema=False
 )
@@ -190,9 +189,8 @@ async def no_such_method(request: Request, caller: CallerDep) -> None:
     raise MethodNotAllowed(f'Method "{request.method}" not allowed.')
 
 
-@router.api_route(
-    f"{V0}/tasks/{{uuid}}/", methods=["POST", "PUT", "PATCH"], include_in_schema=False
-)
+@router.api_route(f"{V0}/tasks/", methods=["PUT", "PATCH"], include_in_schema=False)
+@router.api_route(f"{V0}/tasks/{{uuid}}/", methods=["PUT", "PATCH"], include_in_schema=False)
 @router.api_route(f"{V0}/tasks/{{uuid}}/cancel/", methods=["PUT", "PATCH"], include_in_schema=False)
 @router.api_route(
     f"{V0}/artifacts/", methods=["POST", "PUT", "PATCH", "DELETE"], include_in_schema=False

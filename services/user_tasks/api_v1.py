@@ -6,15 +6,22 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import TypeAdapter
-from sqlmodel import col, select
+from sqlmodel import col
 
-from services.user_tasks import artifacts, estimates, statuses, watchers
-from services.user_tasks.models import Stage, Status
-from services.user_tasks.schemas import ArtifactView, Moment, StageView, StatusView, Text
+from services.user_tasks import artifacts, stages, statuses, watchers
+from services.user_tasks.models import Status
+from services.user_tasks.schemas import (
+    ArtifactView,
+    Moment,
+    StageView,
+    StatusView,
+    Text,
+    WatcherView,
+)
 from services.user_tasks.searching import Filters, artifact_conditions
 from services.user_tasks.settings import Settings
 from services.user_tasks.states import State
-from services.user_tasks.views import artifact_view, status_view
+from services.user_tasks.views import artifact_view, status_views
 from shared.callers import AnyCallerDep, Caller, CallerDep
 from shared.database import SessionDep, utc_now
 from shared.paging import KeysetPage, make_cursor, read_cursor
@@ -117,17 +124,8 @@ async def _page(
     rows = await statuses.page(
         session, conditions=conditions, size=limit + 1, after=_position(after)
     )
-    views = await _views(request, session, rows[:limit])
-    return KeysetPage(results=views, next=_cursor(rows, limit))
-
-
-async def _views(request: Request, session: SessionDep, rows: Any) -> list[StatusView]:
-    mine = await artifacts.of_statuses(session, [row.uuid for row in rows])
-    settings, now = settings_of(request), utc_now()
-    left = await estimates.etas(session, rows, now=now)
-    return [
-        status_view(row, mine[row.uuid], settings, now=now, eta=left.get(row.uuid)) for row in rows
-    ]
+    shown = await status_views(session, rows[:limit], settings_of(request), now=utc_now())
+    return KeysetPage(results=shown, next=_cursor(rows, limit))
 
 
 def _cursor(rows: Any, limit: int) -> str | None:
@@ -154,11 +152,12 @@ async def show_task(
 ) -> StatusView:
     """One task in full: its stages, error, artifacts, and how long it will take."""
     status = await statuses.get(session, uuid, caller=caller)
-    view = (await _views(request, session, [status]))[0]
-    stages = await session.exec(
-        select(Stage).where(Stage.status_id == uuid).order_by(col(Stage.id))
-    )
-    view.stages = [StageView.model_validate(row, from_attributes=True) for row in stages]
+    view = (await status_views(session, [status], settings_of(request), now=utc_now()))[0]
+    view.stages = [
+        StageView.model_validate(row, from_attributes=True)
+        for row in await stages.of_status(session, uuid)
+    ]
+    view.watchers = await watchers.count(session, uuid)
     if status.is_container:
         children = await statuses.page(
             session, conditions=[col(Status.parent_id) == uuid], size=1001
@@ -171,6 +170,15 @@ async def show_task(
 async def list_watchers(uuid: UUID, caller: CallerDep, session: SessionDep) -> list[str]:
     """Who may see and follow this task besides you."""
     return list(await watchers.names(session, uuid, caller=caller))
+
+
+@router.get("/tasks/{uuid}/watchers/{username}/", operation_id="watchers_show")
+async def show_watcher(
+    uuid: UUID, username: Username, caller: CallerDep, session: SessionDep
+) -> WatcherView:
+    """Since when somebody watches this task, and who let them."""
+    watcher = await watchers.get(session, uuid, username, caller=caller)
+    return WatcherView.model_validate(watcher, from_attributes=True)
 
 
 @router.put("/tasks/{uuid}/watchers/{username}/", status_code=204, operation_id="watchers_add")
@@ -188,4 +196,4 @@ async def remove_watcher(
     uuid: UUID, username: Username, caller: CallerDep, session: SessionDep
 ) -> None:
     """Somebody follows this task no more. Watchers may remove themselves."""
-    await watchers.remove(session, uuid, username, caller=caller)
+    await watchers.remove(session, uuid, username, caller=caller, now=utc_now())

@@ -28,7 +28,9 @@ _STORE = text("""
       size bigint, url text, text text, at timestamptz)
     where not r.task_id = any(cast(:deleted as uuid[]))
     on conflict (uuid) do nothing
-    returning uuid, status_id, name
+    returning uuid, status_id, name,
+              case when file is not null then 'file' when url <> '' then 'url' else 'text' end
+                as kind
 """)
 
 _ADDED = text("""
@@ -53,7 +55,8 @@ async def record(
     found = await connection.execute(_ADDED, {"ids": ids})
     of = {row.uuid: {"root_id": row.root_id, "user": row.user} for row in found}
     told = [
-        {"uuid": row.uuid, "name": row.name, "status_id": row.status_id, **of[row.status_id]}
+        {"uuid": row.uuid, "name": row.name, "kind": row.kind, "status_id": row.status_id}
+        | of[row.status_id]
         for row in added
         if row.status_id in of
     ]

@@ -51,8 +51,8 @@ cross join lateral (
 group by wanted.task_type
 """
 _CHILDREN = """
-select uuid, parent_id, is_container, kind, state, task_type, completed_steps, total_steps, rate,
-       rate_at, started_at
+select uuid, parent_id, is_container, kind, members, state, task_type, completed_steps,
+       total_steps, rate, rate_at, started_at
 from status where root_id = any($1::uuid[]) order by created, uuid limit $2
 """
 
@@ -110,7 +110,7 @@ def eta(
     if row["is_container"]:
         left = [eta(child, children, medians, now) for child in children.get(row["uuid"], ())]
         known = [seconds for seconds in left if seconds is not None]
-        if not known or len(known) < len(left):
+        if not known or len(known) < max(len(left), row["members"] or 0):
             return None
         return max(known) if row["kind"] == "group" else sum(known)
     remaining = max(0, row["total_steps"] - row["completed_steps"])

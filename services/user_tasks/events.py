@@ -13,12 +13,15 @@ import orjson
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.user_tasks import estimates
 from services.user_tasks.states import FINAL, State
 from shared.database import after_commit, driver
 
 LOCK = 7120043
 CHANNEL = "lyceum:user-tasks"
 PRUNED = 5000
+# Not shown to anyone: those who follow as this person must ask again.
+UNWATCHED = "watcher.removed"
 
 _APPEND = """
 insert into event (status_id, root_id, "user", kind, payload, at)
@@ -35,6 +38,8 @@ class Change:
 
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
+    # Who asked for its cancel.
+    by: str | None = None
 
 
 async def append(session: AsyncSession, changes: Sequence[Change], *, now: datetime) -> None:
@@ -50,14 +55,26 @@ async def append(session: AsyncSession, changes: Sequence[Change], *, now: datet
 async def artifacts_added(
     session: AsyncSession, added: Sequence[Mapping[str, Any]], *, now: datetime
 ) -> None:
-    """Tell of new artifacts: each has uuid, name, and its task's status_id, root_id and user."""
+    """Tell of new artifacts: each has uuid, name, kind, and its task's status_id, root_id, user."""
     await _keep(
         session,
         [
-            _row(one, "task.artifact", {"artifact": str(one["uuid"]), "name": one["name"]}, now)
+            _row(
+                one,
+                "task.artifact",
+                {"artifact": str(one["uuid"]), "name": one["name"], "kind": one["kind"]},
+                now,
+            )
             for one in added
         ],
     )
+
+
+async def watcher_removed(
+    session: AsyncSession, status: Mapping[str, Any], username: str, *, now: datetime
+) -> None:
+    """Let every process end what this person follows, so that it is asked again what they may."""
+    await _keep(session, [_row(status, UNWATCHED, {"username": username}, now)])
 
 
 async def _keep(session: AsyncSession, rows: list[dict[str, Any]]) -> None:
@@ -88,46 +105,79 @@ def _row(
 
 def _events(change: Change, now: datetime) -> list[dict[str, Any]]:
     before, after = change.before, change.after
+    if before is not None and before["deleted_at"] is not None:
+        return []
+    kinds = _kinds(change)
+    # Also of a task that is deleted while it runs the end is told, once, and then the removal.
     if after["deleted_at"] is not None:
-        deleted = before is not None and before["deleted_at"] is None
-        return [_row(after, "task.deleted", {}, now)] if deleted else []
-    return [_row(after, kind, payload(after), now) for kind in _kinds(before, after)]
+        kinds = [kind for kind in kinds if kind in LAST] + ["task.deleted"]
+    shown = payload(after, now) if kinds else {}
+    return [_row(after, kind, shown | _details(kind, change), now) for kind in kinds]
 
 
-def _kinds(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
+LAST = ("task.cancel_requested", "task.finished")
+
+
+def _kinds(change: Change) -> list[str]:
+    before, after = change.before, change.after
     kinds = ["task.created"] if before is None else []
     was = State(before["state"]) if before is not None else State.PENDING
     state = State(after["state"])
     if state in FINAL:
-        return [*kinds, "task.finished"] if was not in FINAL else kinds
+        if was in FINAL:
+            return kinds
+        asked = ["task.cancel_requested"] if change.by is not None else []
+        return [*kinds, *asked, "task.finished"]
     if state is not was:
         kinds.append("task.retrying" if state is State.RETRYING else "task.started")
     elif before is not None and after["attempts"] > before["attempts"]:
         kinds.append("task.retrying")
-    if before is None:
-        return kinds
-    if after["stage"] and after["stage"] != before["stage"]:
-        kinds.append("task.stage")
+    return kinds if before is None else kinds + _advances(before, after)
+
+
+def _advances(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     counts = ("completed_steps", "total_steps", "name")
-    if any(after[name] != before[name] for name in counts):
-        kinds.append("task.progress")
-    return kinds
+    staged = after["stage"] and after["stage"] != before["stage"]
+    counted = any(after[name] != before[name] for name in counts)
+    return ["task.stage"] * bool(staged) + ["task.progress"] * counted
 
 
-def payload(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What an event carries of its task."""
+def _details(kind: str, change: Change) -> dict[str, Any]:
+    """What only this kind of event tells."""
+    before, after = change.before, change.after
+    if kind == "task.started":
+        return {"queue_seconds": _between(after["created"], after["started_at"])}
+    if kind == "task.stage":
+        return {"previous_stage": before["stage"] if before is not None else None}
+    if kind == "task.cancel_requested":
+        return {"by": change.by}
+    if kind == "task.finished":
+        return {"duration_seconds": _between(after["started_at"], after["finished_at"])}
+    return {}
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    return max(0.0, (end - start).total_seconds()) if start and end else None
+
+
+def payload(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """What an event carries of its task: all that a list shows of it."""
     return {
         "name": row["name"],
         "type": row["task_type"],
         "parent": str(row["parent_id"]) if row["parent_id"] else None,
         "is_container": row["is_container"],
+        "kind": row["kind"],
         "state": row["state"],
         "stage": row["stage"],
         "completed_steps": min(row["completed_steps"], row["total_steps"]),
         "total_steps": row["total_steps"],
         "attempts": row["attempts"],
         "rate": row["rate"],
+        # By its rate alone: what its kind usually takes, and its members, are not asked for here.
+        "eta_seconds": None if row["is_container"] else estimates.eta(row, {}, {}, now),
         "error": row["error"],
+        "created": _moment(row["created"]),
         "started_at": _moment(row["started_at"]),
         "finished_at": _moment(row["finished_at"]),
     }
@@ -144,12 +194,42 @@ class Scope:
     kind: str
     key: UUID | str
 
-    def covers(self, row: Mapping[str, Any]) -> bool:
-        return bool(row[COLUMNS[self.kind]] == self.key)
+    @property
+    def column(self) -> str:
+        return COLUMNS[self.kind]
 
 
 COLUMNS = {"task": "status_id", "tree": "root_id", "user": "user"}
+
+
+def scopes(row: Mapping[str, Any]) -> list[Scope]:
+    """All that an event belongs to."""
+    return [Scope(kind, row[column]) for kind, column in COLUMNS.items()]
+
+
 _SHOWN = 'id, status_id, root_id, "user", kind, payload, at'
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The first and the last id that are kept, and the last of one scope; 0 without any."""
+
+    oldest: int
+    newest: int
+    last: int
+
+
+async def bounds(session: AsyncSession, scope: Scope) -> Bounds:
+    """Between which ids events are kept, looked up in three indexes with one statement."""
+    row = await (await driver(session)).fetchrow(
+        f"""
+        select coalesce((select min(id) from event), 0) as oldest,
+               coalesce((select max(id) from event), 0) as newest,
+               coalesce((select max(id) from event where "{scope.column}" = $1), 0) as last
+        """,
+        scope.key,
+    )
+    return Bounds(**row)
 
 
 async def newest(session: AsyncSession) -> int:
@@ -158,33 +238,35 @@ async def newest(session: AsyncSession) -> int:
     return int(found or 0)
 
 
-async def after(
-    session: AsyncSession, position: int, *, most: int, scope: Scope | None = None
-) -> list[dict[str, Any]]:
-    """Events behind a position in their order, of everything or of a scope."""
-    connection = await driver(session)
-    if scope is None:
-        query = f"select {_SHOWN} from event where id > $1 order by id limit $2"
-        rows = await connection.fetch(query, position, most)
-    else:
-        column = f'"{COLUMNS[scope.kind]}"'
-        query = f"select {_SHOWN} from event where {column} = $3 and id > $1 order by id limit $2"
-        rows = await connection.fetch(query, position, most, scope.key)
+async def after(session: AsyncSession, position: int, *, most: int) -> list[dict[str, Any]]:
+    """Events behind a position, of everything, in the order in which they were committed."""
+    query = f"select {_SHOWN} from event where id > $1 order by id limit $2"
+    rows = await (await driver(session)).fetch(query, position, most)
     return [dict(row) for row in rows]
 
 
-async def oldest(session: AsyncSession) -> int:
-    """The id of the first event that is still kept."""
-    found = await (await driver(session)).fetchval("select min(id) from event")
-    return int(found or 0)
+async def kept(
+    session: AsyncSession, scope: Scope, position: int, *, most: int
+) -> list[dict[str, Any]]:
+    """Events behind a position, of one scope, as those who follow see them."""
+    query = (
+        f'select {_SHOWN} from event where "{scope.column}" = $3 and id > $1 and kind <> $4 '
+        "order by id limit $2"
+    )
+    rows = await (await driver(session)).fetch(query, position, most, scope.key, UNWATCHED)
+    return [dict(row) for row in rows]
 
 
 async def prune(session: AsyncSession, *, now: datetime, keep: timedelta) -> int:
-    """Forget old events, a batch at a time. Returns how many."""
+    """Forget old events, a batch at a time; the newest stays, so that positions go on from it.
+
+    Returns how many.
+    """
     found = await (await driver(session)).fetch(
         """
         delete from event where id in (
-          select id from event where at < $1 order by id limit $2 for update skip locked)
+          select id from event where at < $1 and id < (select max(id) from event)
+          order by at limit $2 for update skip locked)
         returning id
         """,
         now - keep,

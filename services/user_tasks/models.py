@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Text
+from sqlalchemy import BigInteger, Column, Computed, ForeignKey, Identity, Index, Text
 from sqlalchemy import text as sql
 from sqlmodel import Field, SQLModel
 
@@ -36,7 +36,7 @@ class Status(Base, table=True):
     # chain, group or chord, for containers.
     kind: str | None = None
     # How many direct children a container will have, known from its first mention.
-    members: int | None = None
+    members: int | None = Field(default=None, sa_type=BigInteger)
     task_class: str
     task_type: str = ""
     name: str
@@ -57,8 +57,11 @@ class Status(Base, table=True):
     started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     reported_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    # Who asked that it ends; a container's children that become known later end as well.
+    canceled_by: str | None = None
     deleted_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
+    # No index on what changes with every step: such an update then touches no index at all.
     __table_args__ = (
         Index("status_of_user", "user", sql("created desc"), sql("uuid desc")),
         Index("status_newest", sql("created desc"), sql("uuid desc")),
@@ -69,11 +72,12 @@ class Status(Base, table=True):
         ),
         Index(
             "status_purge",
-            "modified",
+            "finished_at",
             postgresql_where=sql(
                 "parent_id is null and state in ('Succeeded', 'Failed', 'Canceled')"
             ),
         ),
+        Index("status_failed", "parent_id", postgresql_where=sql("state = 'Failed'")),
         Index(
             "status_duration",
             "task_type",
@@ -81,6 +85,13 @@ class Status(Base, table=True):
             postgresql_where=sql("state = 'Succeeded' and not is_container"),
         ),
     )
+
+    def __str__(self) -> str:
+        return f"<UserTaskStatus: {self.name}>"
+
+
+# A word has no line break, so that it is found within one of these or not at all.
+SEARCHED = "uuid::text || E'\\n' || name || E'\\n' || text"
 
 
 class Artifact(Base, table=True):
@@ -96,10 +107,49 @@ class Artifact(Base, table=True):
     size: int | None = Field(default=None, sa_type=BigInteger)
     url: str = Field(default="", sa_type=Text)
     text: str = Field(default="", sa_type=Text)
+    # What staff may find it by.
+    words: str = Field(default=None, sa_column=Column(Text, Computed(SEARCHED, persisted=True)))
     created: datetime = Field(sa_type=UTCDateTime)
     modified: datetime = Field(sa_type=UTCDateTime)
 
-    __table_args__ = (Index("artifact_newest", sql("created desc"), sql("uuid desc")),)
+    __table_args__ = (
+        Index("artifact_newest", sql("created desc"), sql("uuid desc")),
+        Index("artifact_file", "file", postgresql_where=sql("file is not null")),
+        Index(
+            "artifact_search",
+            "words",
+            postgresql_using="gin",
+            postgresql_ops={"words": "gin_trgm_ops"},
+        ),
+    )
+
+    def __str__(self) -> str:
+        return f"<UserTaskArtifact: ({self.name}) {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words. contract: user_tasks §2.2"""
+        if self.file or self.url:
+            return self.file_name or self.file or self.url
+        return self.text if len(self.text) <= 50 else self.text[:47] + "..."
+
+
+class Searchable(Base, table=True):
+    """What staff may find a task by. Apart from its row, which changes with every step."""
+
+    status_id: UUID = Field(
+        sa_column=Column(ForeignKey("status.uuid", ondelete="CASCADE"), primary_key=True)
+    )
+    words: str = Field(sa_type=Text)
+
+    __table_args__ = (
+        Index(
+            "searchable_words",
+            "words",
+            postgresql_using="gin",
+            postgresql_ops={"words": "gin_trgm_ops"},
+        ),
+    )
 
 
 class Stage(Base, table=True):

@@ -1,15 +1,26 @@
 """What goes over the wire to and from user_tasks."""
 
 import math
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import (
+    AfterValidator,
+    AnyUrl,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 ContainerKind = Literal["chain", "group", "chord"]
 LifecycleState = Literal["Pending", "In Progress", "Retrying", "Succeeded", "Failed", "Canceled"]
 LARGEST = 2**62
+LONGEST_STAGE = 128
+SCHEMES = ("http", "https", "ftp", "ftps")
 
 
 def without_nul(value: str) -> str:
@@ -41,9 +52,26 @@ def storable(value: Any) -> Any:
 
 def not_a_state(stage: str) -> str:
     """A stage that is one of the fixed words would make a running task look ended."""
-    if stage in get_args(LifecycleState):
-        raise ValueError(f"{stage} is a state; name the stage otherwise.")
+    if stage.strip() in get_args(LifecycleState):
+        raise ValueError(f"{stage.strip()} is a state; name the stage otherwise.")
     return stage
+
+
+def stage_of(text: str) -> str:
+    """The nearest stage to a text: a run never ends because of what it says of itself."""
+    stage = str(storable(text))[:LONGEST_STAGE]
+    return f"{stage.strip()}..." if stage.strip() in get_args(LifecycleState) else stage
+
+
+def address(value: str) -> str:
+    """As given, if it is empty or an address that a browser may safely follow."""
+    try:
+        scheme = AnyUrl(value).scheme if value else None
+    except ValidationError:
+        scheme = ""
+    if value and (scheme not in SCHEMES or re.search(r"[\s\x00-\x1f\x7f]", value)):
+        raise ValueError(f"Enter a valid URL: one of {', '.join(SCHEMES)}.")
+    return value
 
 
 Text = Annotated[str, AfterValidator(without_nul)]
@@ -76,7 +104,14 @@ class Lifecycle(BaseModel):
     task_class: Annotated[Text, Field(max_length=1000)]
     task_type: Annotated[Text, Field(max_length=128)] = ""
     total_steps: int = Field(default=1, ge=0, le=LARGEST)
+    # Root first, the direct parent last.
     containers: list[ContainerSpec] = Field(default=[], max_length=10)
+
+    @model_validator(mode="after")
+    def a_path(self) -> Self:
+        if len({self.task_id, *(spec.id for spec in self.containers)}) <= len(self.containers):
+            raise ValueError("A task and what holds it are different from each other.")
+        return self
 
 
 class ProgressReport(BaseModel):
@@ -87,7 +122,9 @@ class ProgressReport(BaseModel):
     at: Moment
     completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
     total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
-    stage: Annotated[Text, Field(max_length=128), AfterValidator(not_a_state)] | None = None
+    stage: Annotated[Text, Field(max_length=LONGEST_STAGE), AfterValidator(not_a_state)] | None = (
+        None
+    )
     # A new name, for the task and all that hold it.
     name: Annotated[Text, Field(max_length=255)] | None = None
 
@@ -105,7 +142,7 @@ class ArtifactReport(BaseModel):
         Annotated[str, Field(max_length=255)] | None, AfterValidator(printable)
     ] = None
     text: Text = ""
-    url: Text = ""
+    url: Annotated[Text, AfterValidator(address)] = ""
     at: Moment
 
 
@@ -119,6 +156,8 @@ class ArtifactView(BaseModel):
     size: int | None
     text: str
     url: str
+    # What it is, in at most fifty characters if it is a text.
+    summary: str
     created: datetime
 
 
@@ -128,6 +167,23 @@ class StageView(BaseModel):
     stage: str
     attempt: int
     at: datetime
+
+
+class WatcherView(BaseModel):
+    """Somebody besides the owner who may see and follow a task."""
+
+    username: str
+    added_by: str
+    created: datetime
+
+
+class Failure(BaseModel):
+    """Why a task in a container failed."""
+
+    uuid: UUID
+    name: str
+    attempt: int
+    error: dict[str, Any]
 
 
 class StatusView(BaseModel):
@@ -155,6 +211,11 @@ class StatusView(BaseModel):
     heartbeat_at: datetime | None = None
     children: list[UUID] = []
     stages: list[StageView] = []
+    watchers: int | None = None
+    # Of a container: how many direct children are in which state, and why tasks in it failed.
+    children_by_state: dict[str, int] = {}
+    failures: list[Failure] = []
+    canceled_by: str | None = None
     error: dict[str, Any] | None
     created: datetime
     modified: datetime

@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import String, cast, or_
-from sqlmodel import col
+from sqlmodel import col, select
 
-from services.user_tasks.models import Artifact, Status
+from services.user_tasks.models import Artifact, Searchable, Status
 from services.user_tasks.states import State
 
 MOST_WORDS = 10
@@ -31,13 +30,10 @@ class Filters:
     root_only: bool = False
 
     def conditions(self) -> list[Any]:
-        found = _words(
-            self.q,
-            [
-                cast(col(Status.uuid), String), col(Status.task_id), col(Status.task_class),
-                col(Status.name), col(Status.user),
-            ],
-        )  # fmt: skip
+        found: list[Any] = []
+        if words := _words(self.q, col(Searchable.words)):
+            named = select(Searchable.status_id).where(*words)
+            found.append(col(Status.uuid).in_(named))
         if self.states:
             found.append(col(Status.state).in_(self.states))
         if self.name is not None:
@@ -61,17 +57,16 @@ class Filters:
 
 def artifact_conditions(q: str | None, name: str | None) -> list[Any]:
     """Artifacts by words in uuid, name and text, and by their name."""
-    columns = [cast(col(Artifact.uuid), String), col(Artifact.name), col(Artifact.text)]
-    found = _words(q, columns)
+    found = _words(q, col(Artifact.words))
     if name is not None:
         found.append(col(Artifact.name) == clean(name))
     return found
 
 
-def _words(q: str | None, columns: list[Any]) -> list[Any]:
-    """Every word stands in some column, in capitals or not."""
+def _words(q: str | None, column: Any) -> list[Any]:
+    """Every word stands in it, in capitals or not."""
     words = re.findall(r"\S+", clean(q or ""))[:MOST_WORDS]
-    return [or_(*(column.icontains(word, autoescape=True) for column in columns)) for word in words]
+    return [column.icontains(word, autoescape=True) for word in words]
 
 
 def clean(value: str) -> str:

@@ -19,7 +19,10 @@ class Settings(ServiceSettings):
     max_age_days: float = Field(default=30.0, gt=0)
     event_retention_hours: float = Field(default=24.0, gt=0)
     stream_heartbeat_seconds: float = Field(default=15.0, gt=0)
+    # In one web process.
     streams_per_user: int = Field(default=20, ge=1)
+    # After that a stream ends and its client comes again, with a token that is still good.
+    stream_seconds: float = Field(default=3600.0, gt=0)
 
     @property
     def link_ttl(self) -> timedelta:

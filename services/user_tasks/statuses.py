@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import exists, func, or_
+from sqlalchemy import func, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -17,7 +18,6 @@ from services.user_tasks.states import State, follows
 from services.user_tasks.trees import Row, Tree
 from shared import outbox
 from shared.callers import Caller
-from shared.database import driver
 from shared.problems import Forbidden
 
 
@@ -31,10 +31,13 @@ async def record_lifecycle(
     created = await trees.create(session, news)
     tree = await trees.load(session, [piece.task_id for piece in news])
     tree.created = created
+    trees.check_places(tree, news)
+    trees.name_containers(tree, news)
     for piece in news:
         row = tree.rows[piece.task_id]
         if apply(row, piece) and State(piece.state) is State.FAILED:
             tree.errors.append(_error_artifact(piece))
+    await _stop_work(session, trees.join(tree))
     await trees.save(session, tree, now=now)
 
 
@@ -88,7 +91,9 @@ async def record_progress(
     for report in sorted(reports, key=lambda report: (report.attempt, report.at)):
         row = tree.rows.get(report.task_id)
         if row is not None and counts(row, report):
+            before = row["stage"] if report.attempt == row["attempts"] else None
             advance(row, report)
+            tree.name_stage(row, before, report.at)
             if report.name is not None:
                 _rename(tree, row, report.name)
     await trees.save(session, tree, now=now)
@@ -132,39 +137,41 @@ async def cancel(
 ) -> tuple[Status, bool]:
     """Mark a task canceled and ask the dispatcher to stop its work; a container with all it holds.
 
-    A final one stays as it is. Returns the task and whether anything changed. Raises
-    StatusUnknown, also for others' tasks, Forbidden for watchers. contract: user_tasks §4.7
+    What has ended stays as it is, also in a container. Returns the task and whether anything
+    changed. Raises StatusUnknown, also for others' tasks, Forbidden for watchers.
+    contract: user_tasks §4.7
     """
     status = await get(session, uuid, caller=caller, own=True)
-    tree = await _below(session, status)
-    changed = not State(tree.rows[uuid]["state"]).final
+    tree = await _inside(session, status)
+    changed = await _stop(session, tree, caller, now)
     if changed:
-        await _stop(session, tree, caller, now)
         await trees.save(session, tree, now=now)
         await session.refresh(status)
     return status, changed
 
 
-async def _below(session: AsyncSession, status: Status) -> Tree:
-    """A task and all it holds, locked."""
-    if not status.is_container:
-        return await trees.load(session, [status.uuid])
-    rows = await (await driver(session)).fetch(trees.BELOW, status.uuid)
-    return await trees.load(session, [row["uuid"] for row in rows])
+async def _inside(session: AsyncSession, status: Status) -> Tree:
+    """A task and all it holds, locked. Raises StatusUnknown when it was just deleted."""
+    tree = await trees.load_inside(session, status)
+    if status.uuid not in tree.rows or tree.rows[status.uuid]["deleted_at"] is not None:
+        raise StatusUnknown
+    return tree
 
 
-async def _stop(session: AsyncSession, tree: Tree, caller: Caller, now: datetime) -> None:
-    """Everything in the tree that has not ended is canceled; containers above follow by rule."""
-    stopped = [row for row in tree.rows.values() if not State(row["state"]).final]
-    wanted = set(tree.wanted)
-    notes = []
+async def _stop(session: AsyncSession, tree: Tree, caller: Caller, now: datetime) -> bool:
+    """Everything asked for that has not ended is canceled; containers above follow by rule."""
+    asked = [tree.rows[uuid] for uuid in tree.wanted]
+    stopped = [row for row in asked if not State(row["state"]).final]
     for row in stopped:
-        if row["uuid"] not in wanted:
-            continue
         row["state"], row["finished_at"] = State.CANCELED.value, now
+        row["canceled_by"] = caller.username
         row["modified"] = max(row["modified"], now)
-        if not row["is_container"]:
-            notes.append({"task_id": str(row["uuid"]), "by": caller.username})
+    await _stop_work(session, [row for row in stopped if not row["is_container"]])
+    return bool(stopped)
+
+
+async def _stop_work(session: AsyncSession, stopped: Iterable[Row]) -> None:
+    notes = [{"task_id": str(row["uuid"]), "by": row["canceled_by"]} for row in stopped]
     await outbox.send_many(session, "dispatcher", "on_cancel_requested", notes)
 
 
@@ -175,10 +182,11 @@ async def delete(session: AsyncSession, uuid: UUID, *, caller: Caller, now: date
     Raises StatusUnknown, Forbidden for watchers.
     """
     status = await get(session, uuid, caller=caller, own=True)
-    tree = await _below(session, status)
+    tree = await _inside(session, status)
     await _stop(session, tree, caller, now)
     for ident in tree.wanted:
-        tree.rows[ident]["deleted_at"] = now
+        row = tree.rows[ident]
+        row["deleted_at"] = row["deleted_at"] or now
     await trees.save(session, tree, now=now)
     return await artifacts.delete_all(session, list(tree.wanted))
 
@@ -212,10 +220,27 @@ def visible_to(caller: Caller) -> list[Any]:
 
 
 def _watched(caller: Caller) -> Any:
-    return exists().where(
-        col(Watcher.username) == caller.username,
-        col(Watcher.status_id).in_([col(Status.uuid), col(Status.root_id)]),
+    """What this person watches, with all that is inside: worked out once for a statement."""
+    inside = (
+        select(col(Watcher.status_id).label("uuid"))
+        .where(col(Watcher.username) == caller.username)
+        .cte(recursive=True)
     )
+    member = aliased(Status)
+    inside = inside.union(
+        select(col(member.uuid)).join(inside, col(member.parent_id) == inside.c.uuid)
+    )
+    return col(Status.uuid).in_(select(inside.c.uuid))
+
+
+async def going(session: AsyncSession, root_id: UUID) -> set[UUID]:
+    """What has not ended in a tree."""
+    query = select(Status.uuid).where(
+        Status.root_id == root_id,
+        col(Status.state).not_in([state for state in State if state.final]),
+        col(Status.deleted_at).is_(None),
+    )
+    return set(await session.exec(query))
 
 
 def owned_by(caller: Caller) -> list[Any]:

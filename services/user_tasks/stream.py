@@ -7,20 +7,23 @@ something new; without it the reader looks by itself every second.
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+import signal
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from services.user_tasks import events
-from services.user_tasks.events import CHANNEL, Scope
+from services.user_tasks.events import CHANNEL, UNWATCHED, Bounds, Scope
 from services.user_tasks.settings import Settings
 from shared.database import Sessions, remember
 from shared.loops import end, wait_for_news
-from shared.problems import Unavailable
+from shared.problems import TooManyRequests, Unavailable
 from shared.queue import Queue
 
 log = structlog.get_logger("stream")
@@ -28,18 +31,47 @@ BATCH = 1000
 HELD = 1000
 POLL_SECONDS = 1.0
 PAUSE_SECONDS = 0.5
+Event = dict[str, Any]
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Behind which event a connection begins, and how."""
+
+    position: int
+    # What lies between is forgotten: the follower is told how things stand instead.
+    reset: bool = False
+    live: bool = True
+
+
+def start(position: int | None, bounds: Bounds, *, ended: bool) -> Start | None:
+    """Where to begin for somebody who has seen events up to a position, or comes for the first
+    time. None: what they follow has ended, and they have seen all of it.
+
+    First time of something that has ended: all that is kept of it.
+    """
+    if position is None:
+        if ended:
+            return Start(0, reset=bounds.last == 0, live=False)
+        return Start(bounds.newest)
+    if ended and bounds.last <= position <= bounds.newest:
+        return None
+    lost = position > bounds.newest or bounds.oldest > position + 1
+    return Start(bounds.newest if lost else position, reset=lost, live=not ended)
 
 
 class Follower:
     """One connection: what it has not been sent yet, in order, and never more than it can hold."""
 
-    def __init__(self, scope: Scope, position: int) -> None:
-        self.scope, self.position = scope, position
+    def __init__(self, scope: Scope, username: str) -> None:
+        self.scope, self.username = scope, username
+        self.position = 0
         self.news = asyncio.Event()
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[Event] = []
         self.closed = False
 
-    def offer(self, event: dict[str, Any]) -> None:
+    def offer(self, event: Event) -> None:
         if event["id"] <= self.position or self.closed:
             return
         if len(self.waiting) >= HELD:
@@ -49,19 +81,24 @@ class Follower:
             self.waiting.append(event)
         self.news.set()
 
+    def close(self) -> None:
+        """Send what is waiting and end; the client comes again with its last id."""
+        self.closed = True
+        self.news.set()
+
 
 class Stream:
     """The followers of this process, and the one reader."""
 
     def __init__(self, sessions: Sessions, queue: Queue, settings: Settings) -> None:
         self._sessions, self._queue, self._settings = sessions, queue, settings
-        self._followers: set[Follower] = set()
+        self._by_scope: dict[Scope, set[Follower]] = defaultdict(set)
+        self._by_user: dict[str, set[Follower]] = defaultdict(set)
         self._news = asyncio.Event()
-        self._position: int | None = None
-        self.per_user: Counter[str] = Counter()
-        self.reads = 0
+        self._position = 0
         self._telling: asyncio.Task[None] | None = None
         self._untold = False
+        self._stopping = False
 
     def wake(self) -> None:
         """This process committed events: its own followers hear at once, others through Redis."""
@@ -76,17 +113,34 @@ class Stream:
                 self._untold = False
                 await (await self._queue.redis()).publish(CHANNEL, "1")
 
-    def join(self, follower: Follower) -> None:
-        self._followers.add(follower)
+    def join(self, scope: Scope, username: str) -> Follower:
+        """A new connection of this person. Raises TooManyRequests, Unavailable at the end."""
+        if self._stopping:
+            raise Unavailable("This process is about to stop; connect again.")
+        most = self._settings.streams_per_user
+        if len(self._by_user.get(username, ())) >= most:
+            raise TooManyRequests(f"You have {most} streams open already.")
+        follower = Follower(scope, username)
+        self._by_scope[scope].add(follower)
+        self._by_user[username].add(follower)
+        return follower
 
     def leave(self, follower: Follower) -> None:
-        self._followers.discard(follower)
+        _forget(self._by_scope, follower.scope, follower)
+        _forget(self._by_user, follower.username, follower)
+
+    def stop(self) -> None:
+        """End every connection, so that the process can end."""
+        self._stopping = True
+        self._close_all()
+
+    def _close_all(self) -> None:
+        for followers in self._by_user.values():
+            for follower in followers:
+                follower.close()
 
     async def close(self) -> None:
-        """End every connection, so that the process can stop."""
-        for follower in self._followers:
-            follower.closed = True
-            follower.news.set()
+        self.stop()
         if self._telling is not None:
             await end([self._telling])
 
@@ -101,20 +155,38 @@ class Stream:
                 await asyncio.sleep(PAUSE_SECONDS)
             await wait_for_news(self._news, POLL_SECONDS)
 
+    async def begin(self) -> None:
+        """Find the place of the first read, before anybody joins."""
+        async with self._sessions() as session:
+            self._position = await events.newest(session)
+
     async def read(self) -> int:
         """Read what is new, once, and offer it to everyone. Returns how much it was."""
         async with self._sessions() as session:
-            if self._position is None:
-                self._position = await events.newest(session)
             rows = await events.after(session, self._position, most=BATCH)
-        self.reads += 1
+            newest = self._position if rows else await events.newest(session)
+        if newest < self._position:
+            self._begin_again(newest)
         for row in rows:
-            for follower in self._followers:
-                if follower.scope.covers(row):
-                    follower.offer(row)
+            self._hand_out(row)
         if rows:
             self._position = rows[-1]["id"]
         return len(rows)
+
+    def _begin_again(self, newest: int) -> None:
+        """The database was set back, to a copy or an older replica: nobody's position holds."""
+        log.warning("stream.set_back", position=self._position, newest=newest)
+        self._position = newest
+        self._close_all()
+
+    def _hand_out(self, event: Event) -> None:
+        if event["kind"] == UNWATCHED:
+            for follower in self._by_user.get(event["payload"]["username"], ()):
+                follower.close()
+            return
+        for scope in events.scopes(event):
+            for follower in self._by_scope.get(scope, ()):
+                follower.offer(event)
 
     async def listen_for_ever(self) -> None:
         while True:
@@ -129,30 +201,19 @@ class Stream:
                 await asyncio.sleep(1.0)
 
     async def follow(
-        self, scope: Scope, position: int | None, *, live: bool = True
-    ) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """Events behind a position, then new ones as they come; None when nothing came for long.
+        self, follower: Follower, position: int, *, live: bool = True
+    ) -> AsyncGenerator[Event | None, None]:
+        """Events behind a position, then new ones as they come; None when nothing came for a while.
 
-        Without a position: new ones only, or without `live` all that are kept. First a `reset`
-        when events behind the position are forgotten already. Ends when the follower is too slow
-        or the process stops, and without `live` after what there is.
+        Ends when the follower is too slow, was connected for long enough or the process stops, and
+        without `live` after what there is: whoever comes again with the last id misses nothing.
         """
-        async with self._sessions() as session:
-            newest, oldest = await events.newest(session), await events.oldest(session)
-        beginning = newest if live else 0
-        start = beginning if position is None else min(position, newest)
-        follower = Follower(scope, start)
-        self.join(follower)
+        follower.position = position
+        async for event in self._missed(follower):
+            yield event
+        limit = asyncio.get_running_loop().call_later(self._settings.stream_seconds, follower.close)
         try:
-            if position is not None and position != start:
-                yield {"id": start, "kind": "reset"}
-            elif position is not None and oldest > position + 1 and position < newest:
-                yield {"id": oldest - 1, "kind": "reset"}
-            async for event in self._missed(follower):
-                yield event
-            if not live:
-                return
-            while not follower.closed or follower.waiting:
+            while live and (follower.waiting or not follower.closed):
                 if not follower.waiting:
                     follower.news.clear()
                     await wait_for_news(follower.news, self._settings.stream_heartbeat_seconds)
@@ -164,15 +225,13 @@ class Stream:
                         follower.position = event["id"]
                         yield event
         finally:
-            self.leave(follower)
+            limit.cancel()
 
-    async def _missed(self, follower: Follower) -> AsyncIterator[dict[str, Any]]:
+    async def _missed(self, follower: Follower) -> AsyncIterator[Event]:
         """What is in the table already; what comes meanwhile is held for afterwards."""
-        while True:
+        while not follower.closed:
             async with self._sessions() as session:
-                rows = await events.after(
-                    session, follower.position, most=BATCH, scope=follower.scope
-                )
+                rows = await events.kept(session, follower.scope, follower.position, most=BATCH)
             for row in rows:
                 follower.position = row["id"]
                 yield row
@@ -180,11 +239,53 @@ class Stream:
                 return
 
 
+def _forget(index: dict[Key, set[Follower]], key: Key, follower: Follower) -> None:
+    index[key].discard(follower)
+    if not index[key]:
+        del index[key]
+
+
+@contextlib.contextmanager
+def before_the_server_waits(stop: Callable[[], None]) -> Iterator[None]:
+    """Stop at the signal that ends the process.
+
+    A server first waits for open answers to end and then ends the app: at the app's own end it
+    would be too late.
+    """
+    loop, changed = asyncio.get_running_loop(), {}
+    with contextlib.suppress(ValueError):  # Not the main thread: no signals here.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            if callable(before):
+                changed[number] = (before, _both(loop, stop, before))
+                signal.signal(number, changed[number][1])
+    try:
+        yield
+    finally:
+        for number, (before, ours) in changed.items():
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before)
+
+
+def _both(
+    loop: asyncio.AbstractEventLoop,
+    stop: Callable[[], None],
+    before: Callable[[int, FrameType | None], Any],
+) -> Callable[[int, FrameType | None], Any]:
+    def handle(number: int, frame: FrameType | None) -> Any:
+        with contextlib.suppress(RuntimeError):  # The loop is closed already.
+            loop.call_soon_threadsafe(stop)
+        return before(number, frame)
+
+    return handle
+
+
 @contextlib.asynccontextmanager
 async def streaming(app: FastAPI) -> AsyncIterator[None]:
     """Read and hand out events while the web process lives."""
     state = app.state
     stream = Stream(state.database.sessions, state.queue, state.settings)
+    await stream.begin()
     state.stream = stream
     remember(state.database.sessions, "stream_wake", stream.wake)
     loops = [
@@ -192,7 +293,8 @@ async def streaming(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(stream.listen_for_ever()),
     ]
     try:
-        yield
+        with before_the_server_waits(stream.stop):
+            yield
     finally:
         await end(loops)
         await stream.close()

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from services.user_tasks import artifacts
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.user_tasks import artifacts, estimates, trees
 from services.user_tasks.models import Artifact, Status
 from services.user_tasks.schemas import ArtifactView, StatusView
 from services.user_tasks.settings import Settings
@@ -60,6 +62,7 @@ def artifact_view(artifact: Artifact, settings: Settings, *, now: datetime) -> A
     """Our own form."""
     return ArtifactView(
         **artifact.model_dump(exclude={"file"}),
+        summary=artifact.summary,
         file=artifacts.link(artifact, settings, now=now),
     )
 
@@ -86,8 +89,25 @@ def status_view(
     )
 
 
+async def status_views(
+    session: AsyncSession, rows: Sequence[Status], settings: Settings, *, now: datetime
+) -> list[StatusView]:
+    """Our own form of several tasks, with as many statements as of one."""
+    mine = await artifacts.of_statuses(session, [row.uuid for row in rows])
+    left = await estimates.etas(session, rows, now=now)
+    views = [
+        status_view(row, mine[row.uuid], settings, now=now, eta=left.get(row.uuid)) for row in rows
+    ]
+    holders = {view.uuid: view for view in views if view.is_container}
+    children = await trees.children(session, list(holders))
+    failures = await trees.failures(session, list(holders))
+    for uuid, view in holders.items():
+        view.children_by_state, view.failures = children[uuid], failures[uuid]
+    return views
+
+
 SAME = {
     "uuid", "user", "name", "stage", "total_steps", "attempts", "task_class", "task_type",
     "error", "created", "modified", "started_at", "finished_at", "kind", "is_container",
-    "members", "rate",
+    "members", "rate", "canceled_by",
 }  # fmt: skip

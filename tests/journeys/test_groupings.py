@@ -99,6 +99,7 @@ async def test_a_chain_that_breaks(sessions: tuple[AsyncSession, AsyncSession]) 
     assert (await story.shown(container)).error == {
         "code": "failed",
         "message": "No such course.",
+        "child": str(links[0].id),
     }
     states = [(await story.shown(link.id)).state.value for link in links]
     assert states == ["Failed", "Canceled", "Canceled"]

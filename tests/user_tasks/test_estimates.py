@@ -16,6 +16,7 @@ def row(**values: Any) -> dict[str, Any]:
         "uuid": TASK, "state": "In Progress", "is_container": False, "kind": None,
         "task_type": "export", "completed_steps": 0, "total_steps": 100, "rate": None,
         "rate_at": None, "started_at": later(0), "parent_id": None,
+        "members": None,
     } | values  # fmt: skip
 
 
@@ -71,6 +72,13 @@ def test_members_run_beside_each_other_or_one_after_another(kind: str, expected:
 def test_of_a_container_with_an_unknown_part_nothing_is_said() -> None:
     holder = row(uuid=UUID(int=1), is_container=True, kind="group")
     parts = [row(uuid=uuid4(), rate=10.0, rate_at=later(5)), row(uuid=uuid4(), task_type="new")]
+
+    assert estimates.eta(holder, {UUID(int=1): parts}, {}, later(5)) is None
+
+
+def test_of_a_container_whose_members_are_not_all_known_nothing_is_said() -> None:
+    holder = row(uuid=UUID(int=1), is_container=True, kind="chain", members=2)
+    parts = [row(uuid=uuid4(), rate=10.0, rate_at=later(5))]
 
     assert estimates.eta(holder, {UUID(int=1): parts}, {}, later(5)) is None
 

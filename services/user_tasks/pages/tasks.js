@@ -6,7 +6,11 @@ const FINAL = new Set(["Succeeded", "Failed", "Canceled"]);
 const $ = (id) => document.getElementById(id);
 const tasks = new Map();
 const rows = new Map();
+// Longer than three signs of life of the server.
+const SILENCE = 50000, AT_ONCE = 8;
+const unsure = new Set();
 let token = null, next = null, filter = "all", lastId = null, stopping = null, pause = 1000;
+let asking = null, heard = 0, resume = null;
 
 function start() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -28,19 +32,24 @@ function start() {
     button.addEventListener("click", () => choose(button.dataset.filter));
   }
   setInterval(tick, 1000);
+  window.addEventListener("online", () => { if (resume) resume(); });
   if (token) enter(); else leave();
 }
 
 function leave() {
   if (stopping) stopping.abort();
   sessionStorage.removeItem("token");
-  token = null;
-  tasks.clear(); rows.clear();
-  $("tasks").replaceChildren();
+  token = null; lastId = null; next = null;
+  forget();
   for (const id of ["filters", "leave", "more", "empty"]) $(id).hidden = true;
   $("connection").textContent = "";
   $("enter").hidden = false;
   $("token").focus();
+}
+
+function forget() {
+  tasks.clear(); rows.clear(); unsure.clear();
+  $("tasks").replaceChildren();
 }
 
 async function enter() {
@@ -95,6 +104,21 @@ async function refresh(id) {
   }
 }
 
+// What an event does not carry is asked for: of many tasks at once with one request.
+function ask(id) {
+  unsure.add(id);
+  asking = asking || setTimeout(async () => {
+    const ids = [...unsure];
+    unsure.clear(); asking = null;
+    try {
+      if (ids.length > AT_ONCE) await load(null);
+      else await Promise.all(ids.map(refresh));
+    } catch (error) {
+      if (error.status === 401) failed(error);
+    }
+  }, 150);
+}
+
 function put(task) {
   task.seen = Date.now();
   tasks.set(task.uuid, task);
@@ -123,8 +147,9 @@ async function follow() {
       if (!token || error.status === 401) { if (token) failed(error); return; }
     }
     if (!token) return;
-    $("connection").textContent = "Connecting again …";
-    await new Promise((done) => setTimeout(done, pause));
+    $("connection").textContent = navigator.onLine ? "Connecting again …" : "No network";
+    await new Promise((done) => { resume = done; setTimeout(done, pause); });
+    resume = null;
     pause = Math.min(pause * 2, 30000);
   }
 }
@@ -132,9 +157,11 @@ async function follow() {
 async function read(reader) {
   const decoder = new TextDecoder();
   let text = "";
+  heard = Date.now();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
+    heard = Date.now();
     text += decoder.decode(value, { stream: true });
     let end;
     while ((end = text.indexOf("\n\n")) >= 0) {
@@ -150,25 +177,35 @@ function take(block) {
     const at = line.indexOf(": ");
     if (at > 0) event[line.slice(0, at)] = line.slice(at + 2);
   }
+  if (event.id) lastId = event.id;
   if (!event.event) return;
-  lastId = event.id;
-  if (event.event === "reset") { load(null).catch(failed); return; }
   const data = JSON.parse(event.data);
-  const known = tasks.get(data.task);
-  if (event.event === "task.deleted") { remove(data.task); show(); return; }
-  if (!known || ["task.created", "task.artifact", "task.finished"].includes(event.event)) {
-    refresh(data.task).catch(() => {});
+  if (event.event === "reset") {
+    forget();
+    for (const task of data.tasks) put(task);
+    show();
     return;
   }
-  Object.assign(known, {
-    name: data.name, base_state: data.state, stage: data.stage, rate: data.rate,
-    completed_steps: data.completed_steps, total_steps: data.total_steps,
-    attempts: data.attempts, seen: Date.now(),
-    state: data.state === "In Progress" && data.stage ? data.stage : data.state,
-  });
-  known.eta_seconds = data.rate
-    ? (data.total_steps - data.completed_steps) / data.rate : known.eta_seconds;
-  draw(known);
+  if (event.event === "task.deleted") { remove(data.task); show(); return; }
+  const known = tasks.get(data.task);
+  if (!known && event.event !== "task.created" || event.event === "task.artifact") {
+    ask(data.task);
+    return;
+  }
+  const task = known || { uuid: data.task, root: data.root, artifacts: [] };
+  for (const name of ["name", "stage", "rate", "eta_seconds", "completed_steps", "total_steps",
+    "attempts", "error", "parent", "is_container", "created", "started_at", "finished_at"]) {
+    task[name] = data[name];
+  }
+  task.base_state = data.state;
+  task.state = data.state === "In Progress" && data.stage ? data.stage : data.state;
+  put(task);
+  if (event.event === "task.finished") {
+    $("news").textContent = `${data.name || "Task"}: ${data.state}`;
+    ask(data.task);
+  }
+  // A bar that moves is drawn alone; a task that comes or changes its list needs all of them.
+  if (event.event === "task.progress" || event.event === "task.stage") draw(task); else show();
 }
 
 function choose(name) {
@@ -313,6 +350,8 @@ async function cancel(id, button) {
 }
 
 function tick() {
+  // A connection that a phone lost in a tunnel says nothing and does not end either.
+  if (heard && Date.now() - heard > SILENCE && stopping) { heard = 0; stopping.abort(); }
   for (const task of tasks.values()) {
     const row = rows.get(task.uuid);
     if (row && !FINAL.has(task.base_state)) {

@@ -52,7 +52,10 @@ def upgrade() -> None:
     op.create_index(op.f("ix_watcher_username"), "watcher", ["username"], unique=False)
     op.add_column("status", sa.Column("root_id", sa.Uuid(), nullable=True))
     op.add_column("status", sa.Column("kind", sqlmodel.sql.sqltypes.AutoString(), nullable=True))
-    op.add_column("status", sa.Column("members", sa.Integer(), nullable=True))
+    op.add_column("status", sa.Column("members", sa.BigInteger(), nullable=True))
+    op.add_column(
+        "status", sa.Column("canceled_by", sqlmodel.sql.sqltypes.AutoString(), nullable=True)
+    )
     op.add_column("status", sa.Column("rate", sa.Float(), nullable=True))
     op.add_column("status", sa.Column("rate_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column(
@@ -77,15 +80,57 @@ def upgrade() -> None:
     op.create_index(
         "status_purge",
         "status",
-        ["modified"],
+        ["finished_at"],
         unique=False,
         postgresql_where=sa.text(
             "parent_id is null and state in ('Succeeded', 'Failed', 'Canceled')"
         ),
     )
+    op.create_index(
+        "status_failed",
+        "status",
+        ["parent_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'Failed'"),
+    )
+    # A trusted extension: the owner of a database may create it there.
+    op.execute("create extension if not exists pg_trgm")
+    op.create_index(
+        "artifact_file",
+        "artifact",
+        ["file"],
+        unique=False,
+        postgresql_where=sa.text("file is not null"),
+    )
+    op.add_column(
+        "artifact",
+        sa.Column(
+            "words",
+            sa.Text(),
+            sa.Computed("uuid::text || E'\\n' || name || E'\\n' || text", persisted=True),
+        ),
+    )
+    op.execute("create index artifact_search on artifact using gin (words gin_trgm_ops)")
+    op.create_table(
+        "searchable",
+        sa.Column("status_id", sa.Uuid(), nullable=False),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["status_id"], ["status.uuid"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("status_id"),
+    )
+    op.execute(
+        "insert into searchable (status_id, words) select uuid, "
+        "concat_ws(E'\\n', uuid, task_id, task_class, name, \"user\") from status"
+    )
+    op.execute("create index searchable_words on searchable using gin (words gin_trgm_ops)")
 
 
 def downgrade() -> None:
+    op.drop_table("searchable")
+    op.drop_index("artifact_search", table_name="artifact")
+    op.drop_column("artifact", "words")
+    op.drop_index("artifact_file", table_name="artifact")
+    op.drop_index("status_failed", table_name="status")
     op.drop_index(
         "status_purge",
         table_name="status",
@@ -102,6 +147,7 @@ def downgrade() -> None:
     op.drop_column("status", "parameters")
     op.drop_column("status", "rate_at")
     op.drop_column("status", "rate")
+    op.drop_column("status", "canceled_by")
     op.drop_column("status", "members")
     op.drop_column("status", "kind")
     op.drop_column("status", "root_id")
