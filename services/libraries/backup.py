@@ -20,6 +20,7 @@ from services.libraries.exporting import Export
 from services.libraries.models import Library
 from services.user_tasks import client as user_tasks
 from services.user_tasks.errors import StatusUnknown
+from services.user_tasks.schemas import ARTIFACTS
 from shared.callers import Caller
 from shared.clients import ServiceClients
 from shared.database import utc_now
@@ -95,7 +96,7 @@ async def backup_library(task: TaskContext, *, library_key: str, email: str = ""
     await task.progress.stage("Exporting")
     now = utc_now()
     name = file_name(library_key, now)
-    path = f"user_tasks/{now:%Y/%m/%d}/{task.task_id}-{task.attempt}/{name}"
+    path = f"{ARTIFACTS}/{now:%Y/%m/%d}/{task.task_id}-{task.attempt}/{name}"
     async with task.sessions() as session:
         await session.connection(
             execution_options={
@@ -112,13 +113,10 @@ async def backup_library(task: TaskContext, *, library_key: str, email: str = ""
         archive = write_archive(manifest, export.entities(), export.collections())
         async with aclosing(archive):
             stored = await task.files.put(path, archive)
-    try:
-        await task.progress.artifact(
-            OUTPUT, file=path, file_name=name, size=stored.size, content_type=ZIP
-        )
-    except BaseException:
-        await task.files.delete([path])
-        raise
+    # If this fails, the file may still have been recorded; user_tasks removes it if it was not.
+    await task.progress.artifact(
+        OUTPUT, file=path, file_name=name, size=stored.size, content_type=ZIP
+    )
     return {"file": path, "size": stored.size}
 
 

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import text
 
 from services.user_tasks import events
+from services.user_tasks.schemas import ARTIFACTS
 from services.user_tasks.settings import Settings
 from shared.database import utc_now
 from shared.worker import WorkerContext
@@ -19,12 +20,15 @@ BATCH = 500
 MOST_BATCHES = 1000
 STRAY_AGE = timedelta(days=1)
 
-# Only what stands at the top of its tree and has ended; deleted ones as soon as they are old.
+# Whole trees: a container that has failed may hold tasks that still run.
 _OLD = text("""
     select uuid from status
-    where parent_id is null and modified < :before
-      and (state in ('Succeeded', 'Failed', 'Canceled') or deleted_at is not null)
-    order by modified limit :batch for update skip locked
+    where parent_id is null and finished_at < :before and modified < :before
+      and state in ('Succeeded', 'Failed', 'Canceled')
+      and not exists (
+        select from status as live
+        where live.root_id = status.uuid and live.state not in ('Succeeded', 'Failed', 'Canceled'))
+    order by finished_at limit :batch for update skip locked
 """)
 _ARTIFACTS = text("""
     delete from artifact using status
@@ -41,6 +45,7 @@ _STRAY = text("""
       limit :batch for update of artifact skip locked)
     returning file
 """)
+_KNOWN = text("select file from artifact where file = any(:paths)")
 
 
 async def purge(context: WorkerContext) -> dict[str, int]:
@@ -51,6 +56,7 @@ async def purge(context: WorkerContext) -> dict[str, int]:
     found = {
         "tasks": await _old_tasks(context, now - settings.max_age),
         "artifacts": await _stray_artifacts(context, now - STRAY_AGE),
+        "files": await _stray_files(context, now - STRAY_AGE),
         "events": await _old_events(context, now, settings.event_retention),
     }
     if any(found.values()):
@@ -87,6 +93,20 @@ async def _stray_artifacts(context: WorkerContext, before: datetime) -> int:
         count += len(rows)
         if len(rows) < BATCH:
             break
+    return count
+
+
+async def _stray_files(context: WorkerContext, before: datetime) -> int:
+    """Files of artifacts that were never recorded, or whose removal a crash prevented."""
+    count = 0
+    async for page in context.files.pages(ARTIFACTS):
+        paths = [file.path for file in page if file.modified < before]
+        async with context.sessions() as session:
+            connection = await session.connection()
+            known = set((await connection.execute(_KNOWN, {"paths": paths})).scalars())
+        stray = [path for path in paths if path not in known]
+        await context.files.delete(stray)
+        count += len(stray)
     return count
 
 

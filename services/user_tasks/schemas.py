@@ -19,6 +19,8 @@ from pydantic import (
 ContainerKind = Literal["chain", "group", "chord"]
 LifecycleState = Literal["Pending", "In Progress", "Retrying", "Succeeded", "Failed", "Canceled"]
 LARGEST = 2**62
+# Where in the object store the files of artifacts are; what lies there without one is removed.
+ARTIFACTS = "user_tasks"
 LONGEST_STAGE = 128
 SCHEMES = ("http", "https", "ftp", "ftps")
 

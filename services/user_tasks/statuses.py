@@ -31,6 +31,8 @@ async def record_lifecycle(
     created = await trees.create(session, news)
     tree = await trees.load(session, [piece.task_id for piece in news])
     tree.created = created
+    # Late news of what was purged in between are of no interest.
+    news = [piece for piece in news if piece.task_id in tree.rows]
     trees.check_places(tree, news)
     trees.name_containers(tree, news)
     for piece in news:
