@@ -100,6 +100,7 @@ begin
     'task_class', name,
     'task_type', coalesce(user_task ->> 'task_type', ''),
     'total_steps', coalesce(user_task -> 'total_steps', '1'),
+    'parameters', coalesce(user_task -> 'parameters', '{}'),
     'containers', coalesce(user_task -> 'containers', '[]'))
   from task
   where id = any(ids) and user_task is not null and state <> 'canceling'

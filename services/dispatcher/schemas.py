@@ -91,6 +91,8 @@ class UserTaskSpec(BaseModel):
     name: Annotated[str, Field(max_length=255), AfterValidator(without_nul)]
     total_steps: int = Field(default=1, ge=0, le=LARGEST)
     task_type: Annotated[str, Field(max_length=128), AfterValidator(without_nul)] = ""
+    # What it was asked for, for the person to see.
+    parameters: Annotated[dict[str, Any], AfterValidator(storable_arguments)] = {}
     containers: list[ContainerSpec] = Field(default=[], max_length=MOST_LEVELS)
 
 

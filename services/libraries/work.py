@@ -34,7 +34,12 @@ def request(
         exclusive=[library_key] if alone else [],
         shared=[] if alone else [library_key],
         caller=caller,
-        user_task=UserTaskSpec(name=name[:255], total_steps=total_steps, task_type=task_type),
+        user_task=UserTaskSpec(
+            name=name[:255],
+            total_steps=total_steps,
+            task_type=task_type,
+            parameters={"library_key": library_key},
+        ),
         repeatable=repeatable,
     )
 

@@ -106,6 +106,7 @@ class Lifecycle(BaseModel):
     task_class: Annotated[Text, Field(max_length=1000)]
     task_type: Annotated[Text, Field(max_length=128)] = ""
     total_steps: int = Field(default=1, ge=0, le=LARGEST)
+    parameters: Annotated[dict[str, Any], AfterValidator(storable)] = {}
     # Root first, the direct parent last.
     containers: list[ContainerSpec] = Field(default=[], max_length=10)
 
@@ -204,6 +205,7 @@ class StatusView(BaseModel):
     task_type: str
     parent: UUID | None
     # With defaults, so that a service understands a user_tasks that is a release behind.
+    parameters: dict[str, Any] = {}
     root: UUID | None = None
     kind: str | None = None
     is_container: bool = False

@@ -31,12 +31,13 @@ _CREATE = """
 with made as (
 insert into status (uuid, root_id, parent_id, "user", task_id, is_container, kind, members,
                     task_class, task_type, name, state, completed_steps, total_steps, attempts,
-                    created, modified)
+                    created, modified, parameters)
 select r.uuid, r.root_id, r.parent_id, r."user", r.uuid::text, r.kind is not null, r.kind,
-       r.members, r.task_class, r.task_type, r.name, 'Pending', 0, r.total_steps, 1, r.at, r.at
+       r.members, r.task_class, r.task_type, r.name, 'Pending', 0, r.total_steps, 1, r.at, r.at,
+       coalesce(r.parameters, '{}')
 from jsonb_to_recordset($1::jsonb) as r (
   uuid uuid, root_id uuid, parent_id uuid, "user" text, kind text, members bigint, task_class text,
-  task_type text, name text, total_steps bigint, at timestamptz)
+  task_type text, name text, total_steps bigint, at timestamptz, parameters jsonb)
 order by r.uuid
 on conflict do nothing
 returning uuid, task_class, name, "user"),
@@ -193,6 +194,7 @@ def _levels(news: Sequence[Lifecycle]) -> list[list[Row]]:
             "uuid": piece.task_id, "parent_id": path[-2] if piece.containers else None,
             "kind": None, "members": None, "task_class": piece.task_class,
             "task_type": piece.task_type, "name": piece.name, "total_steps": piece.total_steps,
+            "parameters": piece.parameters,
         }  # fmt: skip
         put(len(piece.containers), leaf)
     return [sorted(level.values(), key=lambda row: row["uuid"]) for level in levels]

@@ -109,5 +109,5 @@ async def status_views(
 SAME = {
     "uuid", "user", "name", "stage", "total_steps", "attempts", "task_class", "task_type",
     "error", "created", "modified", "started_at", "finished_at", "kind", "is_container",
-    "members", "rate", "canceled_by",
+    "members", "rate", "canceled_by", "parameters",
 }  # fmt: skip

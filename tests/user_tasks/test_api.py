@@ -429,6 +429,16 @@ async def test_v1_shows_a_task_in_full(task: FastAPI, http: httpx.AsyncClient) -
     assert body["artifacts"][0]["size"] == len(CONTENT)
 
 
+async def test_v1_shows_what_a_task_was_asked_for(app: FastAPI, http: httpx.AsyncClient) -> None:
+    wanted = {"library_key": "lib:A:B", "deep": [{"a": None}], "odd": "a\x00b"}
+    async with app.state.database.sessions.begin() as session:
+        await statuses.record_lifecycle(session, [make_news(parameters=wanted)], now=NOON)
+
+    shown = (await http.get(f"{V1}/tasks/{TASK}/", headers=OWNER)).json()
+
+    assert shown["parameters"] == wanted | {"odd": "a\ufffdb"}
+
+
 async def test_v1_keeps_tasks_from_others(task: FastAPI, http: httpx.AsyncClient) -> None:
     one = await http.get(f"{V1}/tasks/{TASK}/", headers=OTHER)
     page = await http.get(f"{V1}/tasks/", headers=OTHER)
