@@ -142,3 +142,27 @@ async def test_claims_are_gone_when_a_task_has_ended(session: AsyncSession) -> N
 
     connection = await session.connection()
     assert (await connection.execute(text("select count(*) from claim"))).scalar() == 0
+
+
+async def test_five_tasks_over_two_resources_keep_their_order(session: AsyncSession) -> None:
+    """contract: dispatcher T-01"""
+    first = await accept(session, exclusive=["a"], shared=["b"])
+    second, third = [await accept(session, shared=["a"]) for _ in range(2)]
+    fourth = await accept(session, exclusive=["a"])
+    fifth = await accept(session, exclusive=["b"])
+
+    async def all_ready() -> set[UUID]:
+        return {task for task in (second, third, fourth, fifth) if await ready(session, task)}
+
+    async def run(task: UUID) -> None:
+        fence = await start(session, task)
+        assert fence is not None
+        await finish(session, task, fence)
+
+    assert await all_ready() == set()
+    await run(first)
+    assert await all_ready() == {second, third, fifth}
+    await run(second)
+    assert fourth not in await all_ready()
+    await run(third)
+    assert fourth in await all_ready()
