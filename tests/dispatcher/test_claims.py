@@ -1,5 +1,7 @@
 """Whose turn it is. contract: dispatcher §3.1"""
 
+from uuid import UUID
+
 import pytest
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
