@@ -18,6 +18,7 @@ JOBS = Histogram(
 NOTES_DELIVERED = Counter(
     "lyceum_notes_delivered", "Notes other services acknowledged", ["receiver"]
 )
+EVENTS_PUBLISHED = Counter("lyceum_events_published", "Events put on a stream", ["service"])
 NOTES_FAILED = Counter("lyceum_notes_failed", "Notes a receiver refused for good")
 
 

@@ -52,6 +52,8 @@ class ServiceSettings(BaseSettings):
     worker_grace_seconds: float = Field(default=30.0, ge=0)
     # What may be recorded of runs on request: memory, pyinstrument, memray, logs, debug-logs.
     task_diagnostics: list[str] = []
+    # How many events a stream keeps, about; 0: all.
+    event_stream_length: int = Field(default=100_000, ge=0)
     outbox_poll_seconds: float = Field(default=1.0, gt=0)
 
     @classmethod

@@ -1,0 +1,199 @@
+"""Events: facts published for anyone, on one Redis stream per service.
+
+An event is a row written with what it tells of, as the last thing before the commit. A relay puts
+rows on the stream and deletes them afterwards: at least once, whatever is killed, and within a
+topic in the order of the commits. Consumers treat an event as news that something is to be read
+again; its `id` tells one that comes twice.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy import BigInteger, Column, Identity, Table, Text, event, func, text
+from sqlalchemy.dialects.postgresql import UUID as Uuid
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from shared.database import Json, Sessions, UTCDateTime, remember
+from shared.loops import end, wait_for_news
+from shared.metrics import EVENTS_PUBLISHED
+from shared.problems import Unavailable
+from shared.queue import Queue
+
+log = structlog.get_logger("events")
+
+BATCH = 500
+REST_SECONDS = 2.0
+_LOCK = 7120044
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact: its public name, and the few words that say what it is about."""
+
+    name: str
+    data: dict[str, Any]
+    id: UUID = field(default_factory=uuid4)
+
+
+def event_table(base: type[SQLModel]) -> Table:
+    """Where one service's events wait for the stream. Call once in its models."""
+    return Table(
+        "event_outbox",
+        base.metadata,
+        Column("id", BigInteger, Identity(), primary_key=True),
+        Column("topic", Text, nullable=False),
+        Column("event_id", Uuid(as_uuid=True), nullable=False),
+        Column("name", Text, nullable=False),
+        Column("data", Json, nullable=False),
+        Column("at", UTCDateTime, nullable=False, server_default=func.now()),
+    )
+
+
+def publish(session: AsyncSession, topic: str, events: Sequence[Event]) -> None:
+    """Tell everyone when, and only if, this transaction commits."""
+    if not events:
+        return
+    sync = session.sync_session
+    if "events" not in sync.info:
+        sync.info["events"] = []
+        event.listen(sync, "before_commit", _store)
+        event.listen(sync, "after_soft_rollback", _forget)
+    sync.info["events"] += [(topic, one, sync.get_nested_transaction()) for one in events]
+
+
+# The lock is taken at the very end, when the transaction waits for nothing else any more: so it
+# cannot be part of a deadlock, and numbers are given in the order of the commits.
+_STORE = text("""
+    insert into event_outbox (topic, event_id, name, data)
+    select topic, event_id, name, data
+    from jsonb_to_recordset(cast(:rows as jsonb))
+      as r (place int, topic text, event_id uuid, name text, data jsonb)
+    order by place
+""")
+_TURN = text("""
+    select pg_advisory_xact_lock(:lock, hashtext(topic))
+    from (select distinct topic from unnest(cast(:topics as text[])) as topic order by 1) as sorted
+""")
+
+
+def _store(session: Session) -> None:
+    if session.in_nested_transaction() or not session.info["events"]:
+        return
+    rows = [
+        {"place": place, "topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
+        for place, (topic, one, _) in enumerate(session.info["events"])
+    ]
+    session.info["events"] = []
+    session.flush()
+    topics = sorted({row["topic"] for row in rows})
+    session.execute(_TURN, {"lock": _LOCK, "topics": topics})
+    session.execute(_STORE, {"rows": orjson.dumps(rows).decode()})
+    wake = session.info.get("events_wake")
+    if wake is not None:
+        event.listen(session, "after_commit", lambda _: wake(), once=True)
+
+
+def _forget(session: Session, ended: SessionTransaction) -> None:
+    """What was told inside a savepoint that is rolled back never happened."""
+    session.info["events"] = [
+        told for told in session.info["events"] if ended.nested and not _within(told[2], ended)
+    ]
+
+
+def _within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while inner is not None and inner is not outer:
+        inner = inner.parent
+    return inner is outer
+
+
+_OLDEST = text("""
+    select id, event_id, name, topic, data, at from event_outbox order by id limit :most
+""")
+_DONE = text("delete from event_outbox where id = any(:ids)")
+
+
+class EventRelay:
+    """Puts this service's events on its stream until stopped. Any number may run; one works."""
+
+    def __init__(
+        self, sessions: Sessions, queue: Queue, service: str, *, poll_seconds: float, longest: int
+    ) -> None:
+        self._sessions, self._queue, self._service = sessions, queue, service
+        self._poll, self._longest = poll_seconds, longest
+        self._news = asyncio.Event()
+        remember(sessions, "events_wake", self._news.set)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["EventRelay"]:
+        task = asyncio.create_task(self._run(), name="event-relay")
+        try:
+            yield self
+        finally:
+            await end([task])
+
+    async def _run(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                while await self.deliver():
+                    pass
+            except asyncio.CancelledError:
+                raise
+            except (Unavailable, RedisError, OSError) as problem:
+                log.warning("events.stream_away", why=type(problem).__name__)
+                await asyncio.sleep(REST_SECONDS)
+            except Exception:  # The relay outlives any outage of its database.
+                log.exception("events.relay_failed")
+                await asyncio.sleep(REST_SECONDS)
+            await wait_for_news(self._news, self._poll)
+
+    async def deliver(self) -> int:
+        """One round: the oldest that wait. Returns how many went. Raises Unavailable."""
+        async with self._sessions.begin() as session:
+            connection = await session.connection()
+            mine = await connection.execute(
+                text("select pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}
+            )
+            if not mine.scalar_one():
+                return 0
+            rows = (await connection.execute(_OLDEST, {"most": BATCH})).all()
+            if not rows:
+                return 0
+            await self._add(rows)
+            await connection.execute(_DONE, {"ids": [row.id for row in rows]})
+        EVENTS_PUBLISHED.labels(self._service).inc(len(rows))
+        return len(rows)
+
+    async def _add(self, rows: Sequence[Any]) -> None:
+        redis = await self._queue.redis()
+        async with redis.pipeline(transaction=False) as pipeline:
+            for row in rows:
+                pipeline.xadd(
+                    stream_name(self._service),
+                    {
+                        "id": str(row.event_id),
+                        "type": row.name,
+                        "source": f"lyceum/{self._service}",
+                        "subject": row.topic,
+                        "time": row.at.isoformat(),
+                        "minorversion": "0",
+                        "data": orjson.dumps(row.data),
+                    },
+                    maxlen=self._longest or None,
+                    approximate=True,
+                )
+            await pipeline.execute()
+
+
+def stream_name(service: str) -> str:
+    """The Redis key of a service's stream."""
+    return f"lyceum:events:{service}"
