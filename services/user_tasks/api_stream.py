@@ -48,7 +48,7 @@ class EventStream(StreamingResponse):
             await self._chunks.aclose()
 
 
-@router.get("/events/", operation_id="events_of_mine", response_class=EventStream)
+@router.get("/events/", operation_id="events_of_mine", status_code=200, response_class=EventStream)
 async def follow_mine(
     request: Request, caller: CallerDep, last_event_id: LastEventId = None, after: After = None
 ) -> Response:
@@ -57,7 +57,12 @@ async def follow_mine(
     return await _answer(request, caller, Scope("user", caller.username), position)
 
 
-@router.get("/tasks/{uuid}/events/", operation_id="events_of_task", response_class=EventStream)
+@router.get(
+    "/tasks/{uuid}/events/",
+    operation_id="events_of_task",
+    status_code=200,
+    response_class=EventStream,
+)
 async def follow_task(
     request: Request,
     uuid: UUID,
@@ -70,7 +75,12 @@ async def follow_task(
     return await _answer(request, caller, Scope("task", uuid), position)
 
 
-@router.get("/tasks/{uuid}/tree/events/", operation_id="events_of_tree", response_class=EventStream)
+@router.get(
+    "/tasks/{uuid}/tree/events/",
+    operation_id="events_of_tree",
+    status_code=200,
+    response_class=EventStream,
+)
 async def follow_tree(
     request: Request,
     uuid: UUID,

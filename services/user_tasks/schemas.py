@@ -160,7 +160,7 @@ class ArtifactView(BaseModel):
     text: str
     url: str
     # What it is, in at most fifty characters if it is a text.
-    summary: str
+    summary: str = ""
     created: datetime
 
 

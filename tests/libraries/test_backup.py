@@ -294,7 +294,7 @@ async def test_canceling_in_the_middle_leaves_no_file(
     assert await files_in(files, "user_tasks") == []
 
 
-async def test_an_archive_that_cannot_be_shown_is_removed(
+async def test_an_archive_that_may_have_been_shown_is_left_to_the_purge(
     database: Database, files: Files, library: Library
 ) -> None:
     progress = Recorded()
@@ -306,7 +306,8 @@ async def test_an_archive_that_cannot_be_shown_is_removed(
     with pytest.raises(Problem):
         await backup_library(make_task(database, files, progress), library_key=KEY)
 
-    assert await files_in(files, "user_tasks") == []
+    # The answer may be all that was lost; what has no record after a day, user_tasks removes.
+    assert len(await files_in(files, "user_tasks")) == 1
 
 
 async def test_cost_does_not_grow_with_the_library(
