@@ -293,10 +293,7 @@ class GeneralTasks:
         kind = resource_of(self._resources, resource, Action.UPDATE)
         async with task.sessions.begin() as session:
             call = call_of(task, session, administrator)
-            thing = await found(session, kind, instance_id)
-            await kind.permit(call, Action.UPDATE, thing)
-            await kind.hold(call, Action.UPDATE, thing)
-            session.expire_all()
+            await _held(call, kind, Action.UPDATE, await found(session, kind, instance_id))
             thing = await found(session, kind, instance_id)
             values, different = await wanted(session, kind, thing, data, partial=partial)
             if different:
@@ -327,17 +324,25 @@ class GeneralTasks:
             for ident, name in instances:
                 kind = resource_of(self._resources, name, Action.DELETE)
                 thing = await kind.find(session, ident)
+                if thing is not None:
+                    await _held(call, kind, Action.DELETE, thing)
+                    thing = await kind.find(session, ident)
                 if thing is None:
                     skipped.append(f"{kind.label}:{ident}")
                     continue
-                await kind.permit(call, Action.DELETE, thing)
-                await kind.hold(call, Action.DELETE, thing)
                 counts.update(await _deleted(kind, call, thing, ident))
                 gone.append((kind, thing))
         for kind, thing in gone:
             await kind.after_delete(task.files, thing)
         result: dict[str, Any] = dict(counts)
         return result | {"skipped": skipped} if skipped else result
+
+
+async def _held(call: Call, kind: Resource[Any], action: Action, thing: Any) -> None:
+    """Allowed and locked; what others did until then is seen by whoever reads it again."""
+    await kind.permit(call, action, thing)
+    await kind.hold(call, action, thing)
+    call.session.expire_all()
 
 
 async def _deleted(kind: Resource[Any], call: Call, thing: Any, ident: str) -> dict[str, int]:

@@ -20,6 +20,7 @@ from services.libraries.api import settings_of
 from services.libraries.api_tasks import REQUIRED
 from services.libraries.registry import RESOURCES
 from services.libraries.resources import moment
+from services.libraries.schemas import Plain
 from shared import outbox
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
@@ -47,8 +48,8 @@ class FromTempFile(BaseModel):
 class Instance(BaseModel):
     """One thing, by its kind and its id."""
 
-    resource: str
-    id: Annotated[str, Field(max_length=600)]
+    resource: Annotated[Plain, Field(max_length=100)]
+    id: Annotated[Plain, Field(max_length=600)]
 
 
 class Instances(BaseModel):

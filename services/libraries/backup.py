@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runner import TaskContext
-from services.libraries import libraries, work
+from services.libraries import libraries, media, work
 from services.libraries.archive import write_archive
 from services.libraries.archive_contents import Manifest
 from services.libraries.errors import LibraryTaskUnknown
@@ -98,12 +98,16 @@ async def backup_library(task: TaskContext, *, library_key: str, email: str = ""
     name = file_name(library_key, now)
     path = f"{ARTIFACTS}/{now:%Y/%m/%d}/{task.task_id}-{task.attempt}/{name}"
     async with task.sessions() as session:
+        library = await libraries.get(session, library_key)
+    async with task.sessions() as session:
         await session.connection(
             execution_options={
                 "isolation_level": "REPEATABLE READ",
                 "postgresql_readonly": True,
             }
         )
+        # With the first look at the library: what it holds then is not cleaned up until the end.
+        await media.use_files(session, library)
         library = await libraries.get(session, library_key)
         export = Export(session, task.files, library, task.progress)
         manifest = make_manifest(

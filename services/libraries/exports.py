@@ -2,14 +2,14 @@
 
 contract: dispatcher §6.8, §6.9
 
-An export is written once: a place where something is already is refused. What a failed export
-has written stays, and so does its record.
+An export is written once: a place where something is already is refused. The record of a failed
+export stays; what it has written goes, at once or, if it was killed, with the next that is
+written there.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,9 +20,9 @@ from services.dispatcher import client as dispatcher
 from services.dispatcher.general import Action, call_of, found
 from services.dispatcher.runner import TaskContext
 from services.dispatcher.schemas import UserTaskSpec
-from services.libraries import export_names, library_versions
+from services.libraries import export_names, export_places, library_versions, media
 from services.libraries.archive import Entry, pack
-from services.libraries.errors import ExportRefused, ExportUnknown, VersionUnknown
+from services.libraries.errors import ExportUnknown, VersionUnknown
 from services.libraries.export_contents import Contents, Source
 from services.libraries.models import (
     Export,
@@ -32,13 +32,14 @@ from services.libraries.models import (
     Publication,
 )
 from services.libraries.states import ExportFormat
-from services.libraries.version_resources import EXPORTERS, export_href
+from services.libraries.version_resources import EXPORTERS, export_href, hold_exporter
 from shared.callers import Caller
 from shared.database import utc_now
 from shared.files import Files
+from shared.problems import BadInput
 
-EXISTING = "Cannot export to directories that contain existing data."
 AT_ONCE = 16
+SourceOf = Callable[[AsyncSession, Library], Awaitable[Source]]
 ARCHIVE = "archive.zip"
 
 
@@ -52,12 +53,11 @@ async def start(
     start_number: int | None,
     caller: Caller,
 ) -> UUID:
-    """Ask for an export in this transaction. The task's id. Raises VersionUnknown."""
-    for wanted in (number, start_number):
-        if wanted is not None:
-            await library_versions.get(session, library, wanted)
-    if publication is not None and publication.library_id != library.id:
-        raise VersionUnknown("The publication is one of another library.")
+    """Ask for an export in this transaction. The task's id. Raises BadInput for unknown numbers."""
+    for field, wanted in (("version", number), ("start_version", start_number)):
+        if wanted is not None and await library_versions.find(session, library, wanted) is None:
+            message = f"There is no version {wanted}."
+            raise BadInput(f"{field}: {message}", fields={field: [message]})
     what: dict[str, Any] = (
         {"publication_id": str(publication.id)} if publication else {"number": number}
     )
@@ -77,6 +77,7 @@ async def start(
         user_task=UserTaskSpec(
             name=f"Export {library.key}"[:255], total_steps=1, task_type="library-export"
         ),
+        repeatable=True,
     )
 
 
@@ -123,75 +124,87 @@ async def _export(
     exporter_id: str,
     start_number: int | None,
     administrator: bool,
-    source_of: Any,
+    source_of: SourceOf,
 ) -> dict[str, Any]:
-    now = utc_now()
     async with task.sessions.begin() as session:
         call = call_of(task, session, administrator)
         exporter = await found(session, EXPORTERS, exporter_id)
         await EXPORTERS.permit(call, Action.UPDATE, exporter)
+        await hold_exporter(session, exporter, task.fence)
         library = await EXPORTERS.library_of(session, exporter)
-        source: Source = await source_of(session, library)
+        source = await source_of(session, library)
         if start_number is not None:
             await library_versions.get(session, library, start_number)
-        export = Export(
-            exporter_id=exporter.id, task_id=task.task_id, number=source.number,
-            start_number=start_number, created=now, path=_path(exporter, source, task, now),
-            publication_id=source.publication.id if source.publication else None,
-        )  # fmt: skip
-        session.add(export)
-        href = export_href(library.key, export.id)
-        await task.created(session, f"prn:libraries.export:{export.id}", href)
-    await _require_empty(task.files, export.path)
-    await _write(task, exporter.format, source, export)
+        export = await _record(task, session, exporter, source)
+    if export.finished is None:
+        async with task.sessions.begin() as session:
+            await export_places.take(session, task.files, library, export)
+        try:
+            await _write(task, exporter.format, source, export)
+        except BaseException:  # Also a cancel: nobody shall take half an export for a whole one.
+            async with task.sessions.begin() as session:
+                await export_places.give_up(session, task.files, export)
+            raise
     return {"path": export.path, "files": export.files, "size": export.size}
 
 
-def _path(exporter: Exporter, source: Source, task: TaskContext, now: datetime) -> str:
-    return export_names.place(
+async def _record(
+    task: TaskContext, session: AsyncSession, exporter: Exporter, source: Source
+) -> Export:
+    """The export of this task; that of its first run when it runs again."""
+    now = utc_now()
+    query = select(Export).where(col(Export.task_id) == task.task_id).with_for_update()
+    export = (await session.exec(query)).first()
+    if export is not None:
+        export.fence = task.fence
+        return export
+    path = export_names.place(
         exporter, source.library, number=source.number, start=source.start,
         task_id=task.task_id, now=now,
     )  # fmt: skip
-
-
-async def _require_empty(files: Files, path: str) -> None:
-    """Raises ExportRefused when there is a file of this name, or one below it."""
-    async for _ in files.list(path):
-        raise ExportRefused(EXISTING, path=path)
-    if await files.exists(path):
-        raise ExportRefused(EXISTING, path=path)
+    export = Export(
+        exporter_id=exporter.id, task_id=task.task_id, number=source.number,
+        start_number=source.start, created=now, path=path, fence=task.fence,
+        publication_id=source.publication.id if source.publication else None,
+    )  # fmt: skip
+    session.add(export)
+    href = export_href(source.library.key, export.id)
+    await task.created(session, f"prn:libraries.export:{export.id}", href)
+    return export
 
 
 async def _write(task: TaskContext, format: ExportFormat, source: Source, export: Export) -> None:
     await task.progress.stage("Exporting")
+    writing = Writing(task.files, export)
     async with task.sessions() as session:
         await session.connection(
             execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
+        await media.use_files(session, source.library)
         contents = Contents(session, task.files, source, task.progress)
         count = await contents.count()
         await task.progress.total(count)
         async with task.reports.report("Exporting units", "export.units", total=count) as report:
-            writing = Writing(task.files, export)
             if format is ExportFormat.ZIP:
                 await writing.archive(contents.entries())
             else:
                 await writing.tree(contents.entries())
             await report.increase_by(count)
+    export.files, export.size, export.finished = writing.count, writing.size, utc_now()
     async with task.sessions.begin() as session:
-        export.finished = utc_now()
-        session.add(export)
+        await export_places.finish(session, export)
 
 
 class Writing:
     """Puts entries where an export goes, and counts them."""
 
     def __init__(self, files: Files, export: Export) -> None:
-        self._files, self._export = files, export
+        self._files, self._path = files, export.path
+        self.count = self.size = 0
 
     async def archive(self, entries: AsyncGenerator[Entry]) -> None:
         async with aclosing(pack(self._counted(entries))) as pieces:
-            self._export.size = (await self._files.put(self._export.path, pieces)).size
+            self.size = (await self._files.put(self._path, pieces)).size
 
     async def tree(self, entries: AsyncGenerator[Entry]) -> None:
         """Small files are put several at a time, large ones as streams."""
@@ -212,13 +225,13 @@ class Writing:
 
     async def _put(self, entry: Entry) -> None:
         data = entry.data() if callable(entry.data) else entry.data or b""
-        stored = await self._files.put(f"{self._export.path}/{entry.name}", data)
-        self._export.size += stored.size
+        stored = await self._files.put(f"{self._path}/{entry.name}", data)
+        self.size += stored.size
 
     async def _counted(self, entries: AsyncGenerator[Entry]) -> AsyncGenerator[Entry]:
         async with aclosing(entries):
             async for entry in entries:
-                self._export.files += 1
+                self.count += 1
                 yield entry
 
 

@@ -17,8 +17,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import client as dispatcher
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.runner import TaskContext
-from services.libraries import importing, media, temp_files
-from services.libraries.models import TempFile
+from services.libraries import export_places, importing, media, temp_files
+from services.libraries.models import Export, TempFile
 from services.libraries.settings import Settings
 from shared.database import utc_now
 from shared.files import ListedFile
@@ -47,6 +47,7 @@ async def clean_files(task: TaskContext, *, limit: datetime, now: datetime) -> N
         await report.increase_by(await _clean_content(task, limit))
         await report.increase_by(await _clean_uploads(task, limit, now))
         await report.increase_by(await _clean_temp_files(task, limit))
+        await report.increase_by(await _clean_exports(task, limit, now))
 
 
 async def upload_cleanup(task: TaskContext) -> None:
@@ -94,11 +95,12 @@ async def _clean_content(task: TaskContext, limit: datetime) -> int:
             unknown = await _without_rows(session, old)
         for library in sorted({library for library, _ in unknown}):
             mine = [one for one in unknown if one[0] == library]
-            count += await _delete_content(task, library, mine)
+            count += await delete_content(task, library, mine)
     return count
 
 
-async def _delete_content(task: TaskContext, library: UUID, files: list[Content]) -> int:
+async def delete_content(task: TaskContext, library: UUID, files: Sequence[Content]) -> int:
+    """Remove those stored files of a library that no row has, unless somebody stores some now."""
     async with task.sessions.begin() as session:
         if not await media.try_to_own_files(session, library):
             return 0
@@ -131,6 +133,27 @@ async def _clean_uploads(task: TaskContext, limit: datetime, now: datetime) -> i
         await task.files.delete(paths)
         count += len(paths)
     return count
+
+
+async def _clean_exports(task: TaskContext, limit: datetime, now: datetime) -> int:
+    """What killed exports have written and will not go on with."""
+    count, after = 0, UUID(int=0)
+    while True:
+        async with task.sessions() as session:
+            query = (
+                select(Export)
+                .where(col(Export.writing), col(Export.created) < limit, col(Export.id) > after)
+                .order_by(col(Export.id))
+                .limit(BATCH)
+            )
+            rows = (await session.exec(query)).all()
+        ended = await _ended(task, {row.task_id: row.created for row in rows}, now)
+        async with task.sessions.begin() as session:
+            gone = [row.id for row in rows if row.task_id in ended]
+            count += await export_places.clear(session, task.files, gone)
+        if len(rows) < BATCH:
+            return count
+        after = rows[-1].id
 
 
 def _task_of(path: str) -> UUID | None:

@@ -394,12 +394,16 @@ class Exporter(Base, table=True):
     format: ExportFormat = Field(sa_type=text_enum(ExportFormat, name="exporter_format"))
     created: datetime = Field(sa_type=UTCDateTime)
     created_by: str | None = None
+    fence: int = Field(default=0, sa_type=BigInteger)
 
     __table_args__ = (UniqueConstraint("library_id", "name"),)
 
 
 class Export(Base, table=True):
-    """One export: what of, where to, and how much has been written."""
+    """One export: what of, where to, and how much has been written.
+
+    While `writing`, what is at its place is its own and nothing that anyone may see.
+    """
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     exporter_id: UUID = Field(
@@ -416,6 +420,13 @@ class Export(Base, table=True):
     size: int = Field(default=0, sa_type=BigInteger)
     created: datetime = Field(sa_type=UTCDateTime)
     finished: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    fence: int = Field(default=0, sa_type=BigInteger)
+    writing: bool = False
+
+    __table_args__ = (
+        Index("export_of_task", "task_id", unique=True),
+        Index("export_unfinished", "id", postgresql_where=sql("writing")),
+    )
 
 
 class TempFile(Base, table=True):

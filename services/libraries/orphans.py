@@ -18,7 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runner import TaskContext
 from services.libraries import media
-from services.libraries.leftovers import clean_files
+from services.libraries.leftovers import clean_files, delete_content
 from services.libraries.settings import Settings
 from shared.database import utc_now
 from shared.problems import Forbidden
@@ -89,10 +89,6 @@ _LOCK_MEDIA = text("""
 _DELETE_MEDIA = text(f"""
     delete from media where id = any(cast(:ids as bigint[])) and {_IDLE}
     returning hash, has_file
-""")
-_STILL_USED = text("""
-    select hash from media where library_id = :library_id and has_file
-      and hash = any(cast(:hashes as text[]))
 """)
 
 
@@ -195,29 +191,21 @@ async def clean_media(run: Cleanup, ids: list[int] | None) -> None:
                 connection = await session.connection()
                 rows = (await connection.execute(_FIND_MEDIA, values)).all()
             by_library = sorted(rows, key=lambda row: int(row.library_id))
-            for (library_id, uuid), mine in groupby(
-                by_library, key=lambda row: (row.library_id, row.uuid)
-            ):
-                await report.increase_by(
-                    await _delete(run, library_id, uuid, [row.id for row in mine])
-                )
+            for uuid, mine in groupby(by_library, key=lambda row: row.uuid):
+                await report.increase_by(await _delete(run, uuid, [row.id for row in mine]))
             if len(rows) < BATCH:
                 break
             values["after"] = rows[-1].id
 
 
-async def _delete(run: Cleanup, library_id: int, uuid: UUID, ids: list[int]) -> int:
-    """Media of one library with their files, while nobody stores files there. How many."""
+async def _delete(run: Cleanup, uuid: UUID, ids: list[int]) -> int:
+    """Media of one library and then their files, while nobody stores files there. How many."""
     async with run.task.sessions.begin() as session:
         connection = await session.connection()
         if not await media.try_to_own_files(session, uuid):
             return 0
         locked = await connection.execute(_LOCK_MEDIA, {"ids": ids, "limit": run.limit})
         gone = (await connection.execute(_DELETE_MEDIA, {"ids": list(locked.scalars())})).all()
-        hashes = {row.hash for row in gone if row.has_file}
-        values = {"library_id": library_id, "hashes": list(hashes)}
-        used = set((await connection.execute(_STILL_USED, values)).scalars())
-        # Before the commit, which ends the ownership. Were it to fail, the rows that come back
-        # are still no version's, and whoever stores such content again brings the file.
-        await media.delete_files(run.task.files, uuid, hashes - used)
+    # Only now: a row that comes back must find its file. Files that stay are found without rows.
+    await delete_content(run.task, uuid, [(uuid, row.hash) for row in gone if row.has_file])
     return len(gone)

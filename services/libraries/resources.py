@@ -146,7 +146,7 @@ class Libraries(OfLibrary):
         return f"{V2}/{ident}/"
 
     async def find(self, session: AsyncSession, ident: str) -> Library | None:
-        return await libraries.find(session, ident.replace("\x00", ""))
+        return await libraries.find(session, ident) if "\x00" not in ident else None
 
     async def library_of(self, session: AsyncSession, subject: Any) -> Library:
         assert isinstance(subject, Library)

@@ -20,6 +20,8 @@ def _text(value: Any) -> Any:
         raise ValueError("Not a valid string.")
     if "\x00" in value:
         raise ValueError("Null characters are not allowed.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("Not a valid string.")
     return value.strip()
 
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
-from sqlalchemy import func
+from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.general import Action, Call, Claims, GivenFile
-from services.libraries import export_names, libraries, library_versions
-from services.libraries.errors import FieldRefused, LibraryUnknown
+from services.libraries import export_names, export_places, libraries, library_versions
+from services.libraries.errors import FieldRefused, LibraryUnknown, Superseded
 from services.libraries.models import (
     Export,
     Exporter,
@@ -157,6 +157,17 @@ class NewExporter(ExporterFields):
     library: Plain
 
 
+_HOLD = text("update exporter set fence = :fence where id = :id and fence <= :fence")
+
+
+async def hold_exporter(session: AsyncSession, exporter: Exporter, fence: int) -> None:
+    """Lock an exporter for dispatched work that claimed it alone. Raises Superseded."""
+    connection = await session.connection()
+    held = await connection.execute(_HOLD, {"id": exporter.id, "fence": fence})
+    if held.rowcount == 0:
+        raise Superseded("Other work has used the exporter since this one lost its lock.")
+
+
 class Exporters(OfLibrary):
     """Where and how a library's versions are exported."""
 
@@ -179,7 +190,7 @@ class Exporters(OfLibrary):
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
         """The exporter's own row decides: whoever comes second sees what the first has done."""
         if action is not Action.CREATE:
-            await call.session.refresh(subject, with_for_update=True)
+            await hold_exporter(call.session, subject, call.fence)
 
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Exporter:
         library = await self.library_of(call.session, values)
@@ -208,6 +219,7 @@ class Exporters(OfLibrary):
     async def delete(self, call: Call, thing: Exporter) -> dict[str, int]:
         counting = select(func.count()).where(col(Export.exporter_id) == thing.id)
         count = (await call.session.exec(counting)).one()
+        await export_places.clear_all(call.session, call.files, thing)
         await call.session.delete(thing)
         await call.session.flush()
         return counted({self.label: 1, "libraries.Export": count})
