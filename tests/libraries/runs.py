@@ -69,7 +69,7 @@ class RecordedReports(Reports):
     async def tell(self, report: Any) -> None:
         self.by_code[report.code] = report
 
-    async def change(self, report: Any) -> None:
+    def change(self, report: Any) -> None:
         self.by_code[report.code] = report
 
     def numbers(self) -> dict[str, tuple[int, int | None]]:
