@@ -59,7 +59,8 @@ _SAME = text("""
     where old.media_id = mine.media_id
 """)
 _INDEX = text(f"""
-    select entity.entity_ref, entity.kind, version.uuid, version.version_num, version.title,
+    select entity.entity_ref, entity.kind, cast(version.uuid as text) as uuid,
+           version.version_num, version.title,
            (select coalesce(json_agg(json_build_object(
               'path', version_media.path, 'size', media.size, 'blake2b', media.hash)
               order by version_media.path), '[]')
@@ -153,7 +154,7 @@ class Contents:
             "start_number": source.start,
             "created": source.created.astimezone(UTC),
             "published": publication.created.astimezone(UTC),
-            "publication": publication.id,
+            "publication": str(publication.id),
         }
 
     async def _index(self) -> AsyncIterator[bytes]:
@@ -174,7 +175,7 @@ def _container(row: Row[Any], children: list[dict[str, Any]]) -> dict[str, Any]:
         "key": row.entity_ref,
         "kind": row.kind,
         "title": row.title,
-        "uuid": row.uuid,
+        "uuid": str(row.uuid),
         "version_num": row.version_num,
         "children": children,
     }

@@ -13,6 +13,7 @@ from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.errors import ExportRefused, Superseded
+from services.libraries.export_names import ARCHIVED
 from services.libraries.models import Export, Exporter, Library
 from shared.files import Files
 
@@ -33,7 +34,7 @@ _TAKE = text("""
     update export set writing = true where id = :id and fence = :fence and finished is null
 """)
 _OURS = text("""
-    select from export where id = :id and fence = :fence and writing for update
+    select id from export where id = :id and fence = :fence and writing for update
 """)
 _OF_EXPORTER = text("""
     select id, path from export where exporter_id = :id and writing order by id for update
@@ -103,8 +104,9 @@ async def _clear(
     """Were this to be undone, the files would still be nobody's but the export's to remove."""
     ids: list[UUID] = []
     for row in rows:
-        await files.delete([path async for path in files.list(row.path)])
-        await files.delete([row.path])
+        packed = row.path.endswith(ARCHIVED)
+        there = [row.path] if packed else [path async for path in files.list(row.path)]
+        await files.delete(there)
         ids.append(row.id)
     if ids:
         await (await session.connection()).execute(_LEFT, {"ids": ids})
