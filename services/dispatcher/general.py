@@ -113,16 +113,23 @@ class Resource(Generic[Thing]):
     def prn(self, ident: str) -> str:
         return f"prn:{self.label.lower()}:{ident}"
 
+    async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Thing]:
+        """The things of these names, whoever asks, with a fixed number of statements."""
+        raise NotImplementedError
+
     async def find(self, session: AsyncSession, ident: str) -> Thing | None:
         """The thing of this name, whoever asks."""
+        return (await self.find_many(session, [ident])).get(ident)
+
+    async def permit(self, call: Call, action: Action | None, subjects: Sequence[Any]) -> None:
+        """Raises Forbidden, with a fixed number of statements.
+
+        Subjects are things, or for CREATE the values of one; without an action: to see them.
+        """
         raise NotImplementedError
 
-    async def permit(self, call: Call, action: Action | None, subject: Any) -> None:
-        """Raises Forbidden. `subject` is the thing, or for CREATE the values; None: to see it."""
-        raise NotImplementedError
-
-    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
-        """contract: dispatcher §6.11"""
+    async def claims(self, call: Call, action: Action, subjects: Sequence[Any]) -> Claims:
+        """What this needs, with a fixed number of statements. contract: dispatcher §6.11"""
         raise NotImplementedError
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
@@ -209,6 +216,26 @@ async def found(session: AsyncSession, resource: Resource[Thing], ident: str) ->
     return thing
 
 
+async def deletion(call: Call, resources: Registry, instances: Sequence[tuple[str, str]]) -> Claims:
+    """The claims of deleting these, as (id, kind) of which some may be gone already.
+
+    Raises ResourceUnknown, and Forbidden when the caller may not delete one of them.
+    """
+    idents: dict[str, list[str]] = {}
+    for ident, name in instances:
+        idents.setdefault(name, []).append(ident)
+    exclusive: dict[str, None] = {}
+    shared: dict[str, None] = {}
+    for name, mine in idents.items():
+        kind = resource_of(resources, name, Action.DELETE)
+        things = list((await kind.find_many(call.session, mine)).values())
+        await kind.permit(call, Action.DELETE, things)
+        claims = await kind.claims(call, Action.DELETE, things)
+        exclusive |= dict.fromkeys(claims.exclusive)
+        shared |= dict.fromkeys(claims.shared)
+    return Claims([*exclusive], [*shared])
+
+
 def call_of(task: TaskContext, session: AsyncSession, administrator: bool) -> Call:
     """On whose behalf a task runs; what no person asked for, the system itself did."""
     caller = Caller(task.user or "", staff=administrator or task.user is None)
@@ -272,7 +299,7 @@ class GeneralTasks:
         async with task.sessions.begin() as session:
             call = call_of(task, session, administrator)
             values = validated(kind.schema, data)
-            await kind.permit(call, Action.CREATE, values)
+            await kind.permit(call, Action.CREATE, [values])
             await kind.hold(call, Action.CREATE, values)
             thing = await kind.create(call, values, file)
             ident = kind.ident(thing)
@@ -340,7 +367,7 @@ class GeneralTasks:
 
 async def _held(call: Call, kind: Resource[Any], action: Action, thing: Any) -> None:
     """Allowed and locked; what others did until then is seen by whoever reads it again."""
-    await kind.permit(call, action, thing)
+    await kind.permit(call, action, [thing])
     await kind.hold(call, action, thing)
     call.session.expire_all()
 

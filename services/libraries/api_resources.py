@@ -110,21 +110,11 @@ async def delete_several(
     request: Request, wanted: Instances, caller: CallerDep, session: SessionDep
 ) -> TaskAddress:
     """Delete things in this order, all or none. What is not there any more is skipped."""
-    exclusive: dict[str, None] = {}
-    shared: dict[str, None] = {}
-    asking = call(request, session, caller)
-    for one in wanted.instances:
-        kind = general.resource_of(RESOURCES, one.resource, Action.DELETE)
-        thing = await kind.find(session, one.id)
-        if thing is None:
-            continue
-        await kind.permit(asking, Action.DELETE, thing)
-        claims = await kind.claims(asking, Action.DELETE, thing)
-        exclusive |= dict.fromkeys(claims.exclusive)
-        shared |= dict.fromkeys(claims.shared)
+    instances = [(one.id, one.resource) for one in wanted.instances]
+    claims = await general.deletion(call(request, session, caller), RESOURCES, instances)
     task = make_request(
-        "general_multi_delete", "several", Action.DELETE, Claims([*exclusive], [*shared]), caller,
-        instances=[[one.id, one.resource] for one in wanted.instances],
+        "general_multi_delete", "several", Action.DELETE, claims, caller,
+        instances=[list(one) for one in instances],
     )  # fmt: skip
     return await dispatched(session, task)
 
@@ -170,8 +160,8 @@ async def _checked(
     kind = general.resource_of(RESOURCES, name, Action.CREATE)
     asking = call(request, session, caller)
     values = general.validated(kind.schema, data)
-    await kind.permit(asking, Action.CREATE, values)
-    claims = await kind.claims(asking, Action.CREATE, values)
+    await kind.permit(asking, Action.CREATE, [values])
+    claims = await kind.claims(asking, Action.CREATE, [values])
     return kind, values.model_dump(mode="json"), claims
 
 
@@ -182,7 +172,7 @@ async def get_resource(
     """One registered thing."""
     kind = general.resource_of(RESOURCES, name)
     thing = await general.found(session, kind, ident)
-    await kind.permit(call(request, session, caller), None, thing)
+    await kind.permit(call(request, session, caller), None, [thing])
     return await kind.show(session, thing)
 
 
@@ -212,11 +202,11 @@ async def _update(
     kind = general.resource_of(RESOURCES, name, Action.UPDATE)
     thing = await general.found(session, kind, ident)
     asking = call(request, session, caller)
-    await kind.permit(asking, Action.UPDATE, thing)
+    await kind.permit(asking, Action.UPDATE, [thing])
     values, different = await general.wanted(session, kind, thing, data, partial=partial)
     if not different:
         return JSONResponse(await kind.show(session, thing))
-    claims = await kind.claims(asking, Action.UPDATE, thing)
+    claims = await kind.claims(asking, Action.UPDATE, [thing])
     given = {
         name: value
         for name, value in values.model_dump(mode="json").items()
@@ -237,8 +227,8 @@ async def delete_resource(
     kind = general.resource_of(RESOURCES, name, Action.DELETE)
     thing = await general.found(session, kind, ident)
     asking = call(request, session, caller)
-    await kind.permit(asking, Action.DELETE, thing)
-    claims = await kind.claims(asking, Action.DELETE, thing)
+    await kind.permit(asking, Action.DELETE, [thing])
+    claims = await kind.claims(asking, Action.DELETE, [thing])
     task = make_request(
         "general_delete", name, Action.DELETE, claims, caller,
         resource=kind.name, instance_id=ident,

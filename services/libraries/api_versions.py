@@ -125,7 +125,7 @@ async def delete_version(
 ) -> TaskAddress:
     """Delete one version. One that is published, or the last one, stays: the task fails."""
     thing = (library, await _version(session, library, number))
-    claims = await VERSIONS.claims(call(request, session, caller), Action.DELETE, thing)
+    claims = await VERSIONS.claims(call(request, session, caller), Action.DELETE, [thing])
     task = make_request(
         "general_delete", VERSIONS.name, Action.DELETE, claims, caller,
         resource=VERSIONS.name, instance_id=VERSIONS.ident(thing),

@@ -129,7 +129,7 @@ async def _export(
     async with task.sessions.begin() as session:
         call = call_of(task, session, administrator)
         exporter = await found(session, EXPORTERS, exporter_id)
-        await EXPORTERS.permit(call, Action.UPDATE, exporter)
+        await EXPORTERS.permit(call, Action.UPDATE, [exporter])
         await hold_exporter(session, exporter, task.fence)
         library = await EXPORTERS.library_of(session, exporter)
         source = await source_of(session, library)

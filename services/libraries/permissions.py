@@ -1,5 +1,6 @@
 """Who may do what with a library: one rule for every route. contract: libraries §5"""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlmodel import col, select
@@ -19,7 +20,10 @@ async def allowed(session: AsyncSession, library: Library, caller: Caller) -> se
     query = select(Grant).where(
         col(Grant.library_id) == library.id, col(Grant.username) == caller.username
     )
-    grant = (await session.exec(query)).first()
+    return _with((await session.exec(query)).first(), library)
+
+
+def _with(grant: Grant | None, library: Library) -> set[Permission]:
     mine: set[Permission] = set(ALLOWED[grant.access_level]) if grant else set()
     return mine | ({Permission.VIEW} if library.allow_public_read else set())
 
@@ -28,8 +32,23 @@ async def require(
     session: AsyncSession, library: Library, caller: Caller, permission: Permission
 ) -> None:
     """Raises Forbidden."""
-    if permission not in await allowed(session, library, caller):
-        raise Forbidden
+    await require_all(session, [library], caller, permission)
+
+
+async def require_all(
+    session: AsyncSession, libraries: Sequence[Library], caller: Caller, permission: Permission
+) -> None:
+    """The same for several at once. Raises Forbidden."""
+    if not libraries or caller.administrator:
+        return
+    query = select(Grant).where(
+        col(Grant.library_id).in_([library.id for library in libraries]),
+        col(Grant.username) == caller.username,
+    )
+    grants = {grant.library_id: grant for grant in await session.exec(query)}
+    for library in libraries:
+        if permission not in _with(grants.get(library.id), library):
+            raise Forbidden
 
 
 def require_create(caller: Caller, settings: Settings) -> None:

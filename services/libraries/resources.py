@@ -1,12 +1,15 @@
 """Libraries, collections and components as general tasks act on them. contract: dispatcher §6"""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import tuple_
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col, delete
+from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.general import Action, Call, Claims, GivenFile, Resource, Thing
@@ -21,7 +24,7 @@ from services.libraries import (
 )
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
 from services.libraries.keys import library_key, parse_usage_key, usage_key
-from services.libraries.models import Collection, CollectionMember, Entity, Library
+from services.libraries.models import Collection, CollectionMember, Draft, Entity, Library
 from services.libraries.schemas import Description, LibraryCreation, License, Plain, Slug, Title
 from services.libraries.settings import Settings
 from services.libraries.states import Permission, code_is_valid, component_ref
@@ -32,6 +35,7 @@ from shared.problems import BadInput
 V2 = "/api/libraries/v2"
 NO_LIBRARY = "There is no such library."
 LARGEST_KEPT = 10_000
+LONGEST_NUMBER = 18
 
 
 def moment(value: datetime | None) -> str | None:
@@ -84,23 +88,39 @@ class OfLibrary(Resource[Any]):
     def href(self, ident: str) -> str:
         return resource_href(self.name, ident)
 
+    async def libraries_of(
+        self, session: AsyncSession, subjects: Sequence[Any]
+    ) -> dict[int, Library]:
+        """By their ids: the libraries of things, or of the values of a new one."""
+        found: list[Library] = []
+        ids: set[int] = set()
+        for subject in subjects:
+            if isinstance(subject, BaseModel) and hasattr(subject, "library"):
+                found.append(await library_named(session, subject.library))
+            elif (library := self.known_library(subject)) is not None:
+                found.append(library)
+            else:
+                ids.add(subject.library_id)
+        if ids:
+            found += await session.exec(select(Library).where(col(Library.id).in_(ids)))
+        return {library.id: library for library in found}
+
+    def known_library(self, subject: Any) -> Library | None:
+        """Where a thing has its library with it."""
+        return None
+
     async def library_of(self, session: AsyncSession, subject: Any) -> Library:
-        """The library of a thing, or of the values of a new one."""
-        if isinstance(subject, BaseModel) and hasattr(subject, "library"):
-            return await library_named(session, subject.library)
-        if isinstance(subject, Component):
-            return subject.library
-        library = await session.get(Library, subject.library_id)
-        assert library is not None
+        [library] = (await self.libraries_of(session, [subject])).values()
         return library
 
-    async def permit(self, call: Call, action: Action | None, subject: Any) -> None:
+    async def permit(self, call: Call, action: Action | None, subjects: Sequence[Any]) -> None:
         wanted = Permission.VIEW if action is None else self.permission
-        library = await self.library_of(call.session, subject)
-        await permissions.require(call.session, library, call.caller, wanted)
+        mine = [*(await self.libraries_of(call.session, subjects)).values()]
+        await permissions.require_all(call.session, mine, call.caller, wanted)
 
-    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
-        return Claims(exclusive=[(await self.library_of(call.session, subject)).key])
+    async def claims(self, call: Call, action: Action, subjects: Sequence[Any]) -> Claims:
+        mine = await self.libraries_of(call.session, subjects)
+        return Claims(exclusive=[library.key for library in mine.values()])
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
         await publishing.hold(
@@ -145,14 +165,16 @@ class Libraries(OfLibrary):
     def href(self, ident: str) -> str:
         return f"{V2}/{ident}/"
 
-    async def find(self, session: AsyncSession, ident: str) -> Library | None:
-        return await libraries.find(session, ident) if "\x00" not in ident else None
+    async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Library]:
+        keys = [ident for ident in idents if "\x00" not in ident]
+        found = await session.exec(select(Library).where(col(Library.key).in_(keys)))
+        return {library.key: library for library in found}
 
-    async def library_of(self, session: AsyncSession, subject: Any) -> Library:
+    def known_library(self, subject: Any) -> Library | None:
         assert isinstance(subject, Library)
         return subject
 
-    async def permit(self, call: Call, action: Action | None, subject: Any) -> None:
+    async def permit(self, call: Call, action: Action | None, subjects: Sequence[Any]) -> None:
         if action is Action.CREATE:
             assert isinstance(call.settings, Settings)
             permissions.require_create(call.caller, call.settings)
@@ -162,12 +184,12 @@ class Libraries(OfLibrary):
             Action.UPDATE: Permission.EDIT,
             Action.DELETE: Permission.DELETE_LIBRARY,
         }[action]
-        await permissions.require(call.session, subject, call.caller, wanted)
+        await permissions.require_all(call.session, subjects, call.caller, wanted)
 
-    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
+    async def claims(self, call: Call, action: Action, subjects: Sequence[Any]) -> Claims:
         if action is Action.CREATE:
-            return Claims(exclusive=[library_key(subject.org, subject.slug)])
-        return await super().claims(call, action, subject)
+            return Claims(exclusive=[library_key(new.org, new.slug) for new in subjects])
+        return await super().claims(call, action, subjects)
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
         if action is not Action.CREATE:
@@ -238,10 +260,17 @@ class Collections(OfLibrary):
     def ident(self, thing: Collection) -> str:
         return f"{thing.id}"
 
-    async def find(self, session: AsyncSession, ident: str) -> Collection | None:
-        if not (ident.isascii() and ident.isdecimal()) or len(ident) > 18:
-            return None
-        return await session.get(Collection, int(ident))
+    async def find_many(
+        self, session: AsyncSession, idents: Sequence[str]
+    ) -> dict[str, Collection]:
+        ids = {
+            ident: int(ident)
+            for ident in idents
+            if ident.isascii() and ident.isdecimal() and len(ident) <= LONGEST_NUMBER
+        }
+        found = await session.exec(select(Collection).where(col(Collection.id).in_(ids.values())))
+        by_id = {collection.id: collection for collection in found}
+        return {ident: by_id[number] for ident, number in ids.items() if number in by_id}
 
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Collection:
         library = await self.library_of(call.session, values)
@@ -317,14 +346,28 @@ class Components(OfLibrary):
         library, entity = thing.library, thing.entity
         return usage_key(library.org, library.slug, entity.type, entity.code)
 
-    async def find(self, session: AsyncSession, ident: str) -> Component | None:
-        try:
-            key = parse_usage_key(ident)
-            library = await libraries.get(session, str(key.lib_key))
-            ref = component_ref(key.block_type, key.usage_id)
-            return Component(library, await entities.get(session, library, ref))
-        except (BlockUnknown, LibraryUnknown):
-            return None
+    async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Component]:
+        names: dict[tuple[str, str], str] = {}
+        for ident in idents:
+            with suppress(BlockUnknown):
+                key = parse_usage_key(ident)
+                names[str(key.lib_key), component_ref(key.block_type, key.usage_id)] = ident
+        found = await session.exec(
+            select(Library, Entity)
+            .join(Entity, col(Entity.library_id) == col(Library.id))
+            .join(Draft, col(Draft.entity_id) == col(Entity.id))
+            .where(
+                tuple_(col(Library.key), col(Entity.entity_ref)).in_(names),
+                col(Draft.version_id).is_not(None),
+            )
+        )
+        return {
+            names[library.key, entity.entity_ref]: Component(library, entity)
+            for library, entity in found
+        }
+
+    def known_library(self, subject: Any) -> Library | None:
+        return subject.library if isinstance(subject, Component) else None
 
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Component:
         assert isinstance(call.settings, Settings)

@@ -3,17 +3,19 @@
 contract: dispatcher §6.7 to §6.9
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
-from sqlalchemy import func, text
+from sqlalchemy import func, text, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.general import Action, Call, Claims, GivenFile
-from services.libraries import export_names, export_places, libraries, library_versions
-from services.libraries.errors import FieldRefused, LibraryUnknown, Superseded
+from services.libraries import export_names, export_places, library_versions
+from services.libraries.errors import FieldRefused, Superseded
 from services.libraries.models import (
     Export,
     Exporter,
@@ -21,7 +23,7 @@ from services.libraries.models import (
     LibraryVersion,
     Publication,
 )
-from services.libraries.resources import V2, OfLibrary, Strict, added, counted
+from services.libraries.resources import LONGEST_NUMBER, V2, OfLibrary, Strict, added, counted
 from services.libraries.schemas import Plain
 from services.libraries.states import ExportFormat, Permission
 from shared.database import utc_now
@@ -37,11 +39,13 @@ def export_href(library_key: str, ident: UUID) -> str:
     return f"{V2}/{library_key}/exports/{ident}/"
 
 
-def uuid_of(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
+def uuids_of(idents: Sequence[str]) -> dict[str, UUID]:
+    """Those that are UUIDs."""
+    found: dict[str, UUID] = {}
+    for ident in idents:
+        with suppress(ValueError):
+            found[ident] = UUID(ident)
+    return found
 
 
 class Nothing(Strict):
@@ -62,20 +66,25 @@ class Versions(OfLibrary):
         key, _, number = ident.rpartition(":")
         return version_href(key, int(number))
 
-    async def find(
-        self, session: AsyncSession, ident: str
-    ) -> tuple[Library, LibraryVersion] | None:
-        key, _, number = ident.rpartition(":")
-        if not (number.isascii() and number.isdecimal()) or len(number) > 10:
-            return None
-        try:
-            library = await libraries.get(session, key)
-        except LibraryUnknown:
-            return None
-        version = await library_versions.find(session, library, int(number))
-        return (library, version) if version is not None else None
+    async def find_many(
+        self, session: AsyncSession, idents: Sequence[str]
+    ) -> dict[str, tuple[Library, LibraryVersion]]:
+        names: dict[tuple[str, int], str] = {}
+        for ident in idents:
+            key, _, number = ident.rpartition(":")
+            good = number.isascii() and number.isdecimal() and len(number) <= LONGEST_NUMBER
+            if good and "\x00" not in key and int(number) <= library_versions.LARGEST:
+                names[key, int(number)] = ident
+        found = await session.exec(
+            select(Library, LibraryVersion)
+            .join(LibraryVersion, col(LibraryVersion.library_id) == col(Library.id))
+            .where(tuple_(col(Library.key), col(LibraryVersion.number)).in_(names))
+        )
+        return {
+            names[library.key, version.number]: (library, version) for library, version in found
+        }
 
-    async def library_of(self, session: AsyncSession, subject: Any) -> Library:
+    def known_library(self, subject: Any) -> Library | None:
         library: Library = subject[0]
         return library
 
@@ -120,9 +129,13 @@ class Publications(OfLibrary):
     def ident(self, thing: Publication) -> str:
         return str(thing.id)
 
-    async def find(self, session: AsyncSession, ident: str) -> Publication | None:
-        known = uuid_of(ident)
-        return await session.get(Publication, known) if known else None
+    async def find_many(
+        self, session: AsyncSession, idents: Sequence[str]
+    ) -> dict[str, Publication]:
+        ids = uuids_of(idents)
+        found = await session.exec(select(Publication).where(col(Publication.id).in_(ids.values())))
+        by_id = {one.id: one for one in found}
+        return {ident: by_id[known] for ident, known in ids.items() if known in by_id}
 
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Publication:
         library = await self.library_of(call.session, values)
@@ -178,14 +191,19 @@ class Exporters(OfLibrary):
     def ident(self, thing: Exporter) -> str:
         return str(thing.id)
 
-    async def find(self, session: AsyncSession, ident: str) -> Exporter | None:
-        known = uuid_of(ident)
-        return await session.get(Exporter, known) if known else None
+    async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Exporter]:
+        ids = uuids_of(idents)
+        found = await session.exec(select(Exporter).where(col(Exporter.id).in_(ids.values())))
+        by_id = {one.id: one for one in found}
+        return {ident: by_id[known] for ident, known in ids.items() if known in by_id}
 
-    async def claims(self, call: Call, action: Action, subject: Any) -> Claims:
-        library = await self.library_of(call.session, subject)
-        own = [] if action is Action.CREATE else [self.prn(self.ident(subject))]
-        return Claims(exclusive=own, shared=[library.key])
+    async def claims(self, call: Call, action: Action, subjects: Sequence[Any]) -> Claims:
+        mine = await self.libraries_of(call.session, subjects)
+        things = [] if action is Action.CREATE else subjects
+        return Claims(
+            exclusive=[self.prn(self.ident(thing)) for thing in things],
+            shared=[library.key for library in mine.values()],
+        )
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
         """The exporter's own row decides: whoever comes second sees what the first has done."""

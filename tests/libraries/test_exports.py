@@ -366,7 +366,8 @@ async def test_the_number_of_statements_grows_by_pages_not_by_components(
     statements: list[str] = []
 
     def count(*args: Any) -> None:
-        statements.append(args[2])
+        if "outbox" not in args[2]:  # the relay works beside
+            statements.append(args[2])
 
     async def cost(number: int) -> int:
         exporter = await shelf.exporter(f"cost-{number}")

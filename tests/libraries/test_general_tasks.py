@@ -10,7 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlmodel import select
 
 from services.dispatcher.errors import TaskUnknown
@@ -19,7 +19,7 @@ from services.libraries import components, libraries, library_versions, publishi
 from services.libraries.components import NewComponent
 from services.libraries.errors import Superseded, TempFileUnknown
 from services.libraries.leftovers import tmpfile_cleanup
-from services.libraries.models import Library, TempFile
+from services.libraries.models import Collection, Library, TempFile
 from services.libraries.registry import GENERAL, RESOURCES
 from shared.database import utc_now
 from shared.problems import BadInput, Conflict, Forbidden
@@ -337,6 +337,73 @@ async def test_a_library_goes_with_its_files(
     assert await asked.run() == {"libraries.Library": 1}
     assert await files_in(app.state.files, f"content/{library.uuid}") == []
     assert (await http.get(f"{V2}/{LIB}/", headers=STAFF)).status_code == 404
+
+
+async def test_libraries_deleted_together_all_go_with_their_files(
+    http: httpx.AsyncClient, asked: Asked, library: Any, app: FastAPI
+) -> None:
+    async with app.state.database.sessions.begin() as session:
+        other = await make_library(session, slug="FISH", user="ines")
+    for one in (library, other):
+        await app.state.files.put(f"content/{one.uuid}/{'0' * 40}", b"x")
+    collection = await made(http, asked, "collections", library=LIB, key="g", title="G")
+    wanted = [
+        {"resource": "libraries", "id": LIB},
+        {"resource": "collections", "id": collection["pulp_href"].split("/")[-2]},
+        {"resource": "libraries", "id": other.key},
+        {"resource": "libraries", "id": LIB},
+    ]
+    await post(http, "delete/", {"instances": wanted})
+    result = await asked.run()
+
+    assert set(asked.requests[-1].exclusive) == {LIB, other.key}
+    assert result["libraries.Library"] == 2
+    assert result["skipped"] == [
+        f"libraries.Collection:{wanted[1]['id']}", f"libraries.Library:{LIB}",
+    ]  # fmt: skip
+    for one in (library, other):
+        assert await files_in(app.state.files, f"content/{one.uuid}") == []
+
+
+async def test_asking_to_delete_many_costs_as_many_statements_as_for_one(
+    http: httpx.AsyncClient, asked: Asked, library: Any, app: FastAPI
+) -> None:
+    wanted: dict[str, list[Any]] = {}
+    async with app.state.database.sessions.begin() as session:
+        items = [NewComponent("html", f"c{n}", "T", "<html/>") for n in range(20)]
+        await components.add_many(session, library, items, user="ada", now=NOON)
+        for number in range(20):
+            other = await make_library(session, slug=f"L{number}", user="ines")
+            session.add(
+                Collection(
+                    library_id=other.id, code="k", title="T", created=NOON, modified=NOON
+                )
+            )  # fmt: skip
+            for kind, ident in (("libraries", other.key), ("versions", f"{other.key}:0"),
+                                ("collections", f"{number + 1}"),
+                                ("components", f"lb:Fjord:BIRDS:html:c{number}"),
+                                ("exporters", str(uuid4()))):  # fmt: skip
+                wanted.setdefault(kind, []).append({"resource": kind, "id": ident})
+    statements: list[str] = []
+
+    def count(*args: Any) -> None:
+        if "outbox" not in args[2]:  # the relay works beside
+            statements.append(args[2])
+
+    async def cost(number: int) -> int:
+        statements.clear()
+        instances = [one for some in wanted.values() for one in some[:number]]
+        answer = await post(http, "delete/", {"instances": instances}, **as_user("ines"))
+        assert answer.status_code == 202, answer.text
+        return len(statements)
+
+    event.listen(app.state.database.engine.sync_engine, "before_cursor_execute", count)
+    try:
+        one, twenty = await cost(1), await cost(20)
+    finally:
+        event.remove(app.state.database.engine.sync_engine, "before_cursor_execute", count)
+    assert one == twenty
+    assert len((await asked.waiting())[-1].exclusive) == 21
 
 
 # Who may
