@@ -29,6 +29,9 @@ from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["general tasks"])
 MOST_AT_ONCE = 100
+UNCHANGED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Nothing would change: the thing as it is, and no task."}
+}
 Data = Annotated[dict[str, Any], Body()]
 
 
@@ -176,7 +179,12 @@ async def get_resource(
     return await kind.show(session, thing)
 
 
-@router.put("/resources/{name}/{ident}/", response_model=TaskAddress, status_code=202)
+@router.put(
+    "/resources/{name}/{ident}/",
+    response_model=TaskAddress,
+    status_code=202,
+    responses=UNCHANGED,
+)
 async def replace_resource(
     request: Request, name: str, ident: str, data: Data, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:
@@ -187,7 +195,12 @@ async def replace_resource(
     return await _update(request, name, ident, data, caller, session, partial=False)
 
 
-@router.patch("/resources/{name}/{ident}/", response_model=TaskAddress, status_code=202)
+@router.patch(
+    "/resources/{name}/{ident}/",
+    response_model=TaskAddress,
+    status_code=202,
+    responses=UNCHANGED,
+)
 async def update_resource(
     request: Request, name: str, ident: str, data: Data, caller: CallerDep, session: SessionDep
 ) -> JSONResponse:

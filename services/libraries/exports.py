@@ -131,6 +131,8 @@ async def _export(
         exporter = await found(session, EXPORTERS, exporter_id)
         await EXPORTERS.permit(call, Action.UPDATE, [exporter])
         await hold_exporter(session, exporter, task.fence)
+        session.expire_all()
+        exporter = await found(session, EXPORTERS, exporter_id)
         library = await EXPORTERS.library_of(session, exporter)
         source = await source_of(session, library)
         if start_number is not None:

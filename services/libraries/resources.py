@@ -12,7 +12,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher.general import Action, Call, Claims, GivenFile, Resource, Thing
+from services.dispatcher.general import (
+    Action,
+    Call,
+    Claims,
+    GivenFile,
+    InstanceUnknown,
+    Resource,
+    Thing,
+)
 from services.libraries import (
     components,
     entities,
@@ -22,7 +30,7 @@ from services.libraries import (
     permissions,
     publishing,
 )
-from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
+from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown, Superseded
 from services.libraries.keys import library_key, parse_usage_key, usage_key
 from services.libraries.models import Collection, CollectionMember, Draft, Entity, Library
 from services.libraries.schemas import Description, LibraryCreation, License, Plain, Slug, Title
@@ -91,7 +99,10 @@ class OfLibrary(Resource[Any]):
     async def libraries_of(
         self, session: AsyncSession, subjects: Sequence[Any]
     ) -> dict[int, Library]:
-        """By their ids: the libraries of things, or of the values of a new one."""
+        """By their ids: the libraries of things, or of the values of a new one.
+
+        Raises InstanceUnknown when one has gone meanwhile, with what was in it.
+        """
         found: list[Library] = []
         ids: set[int] = set()
         for subject in subjects:
@@ -103,7 +114,10 @@ class OfLibrary(Resource[Any]):
                 ids.add(subject.library_id)
         if ids:
             found += await session.exec(select(Library).where(col(Library.id).in_(ids)))
-        return {library.id: library for library in found}
+        by_id = {library.id: library for library in found}
+        if not ids <= by_id.keys():
+            raise InstanceUnknown("Its library has just been deleted.")
+        return by_id
 
     def known_library(self, subject: Any) -> Library | None:
         """Where a thing has its library with it."""
@@ -123,9 +137,13 @@ class OfLibrary(Resource[Any]):
         return Claims(exclusive=[library.key for library in mine.values()])
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
-        await publishing.hold(
-            call.session, await self.library_of(call.session, subject), call.fence
-        )
+        library = await self.library_of(call.session, subject)
+        try:
+            await publishing.hold(call.session, library, call.fence)
+        except Superseded:
+            # Gone with all that was in it, which its caller is about to see.
+            if await libraries.find(call.session, library.key) is not None:
+                raise
 
     def described(self, thing: Any, created: datetime, **values: Any) -> dict[str, Any]:
         ident = self.ident(thing)

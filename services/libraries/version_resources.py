@@ -172,12 +172,17 @@ class NewExporter(ExporterFields):
 
 _HOLD = text("update exporter set fence = :fence where id = :id and fence <= :fence")
 
+_THERE = text("select exists (select from exporter where id = :id)")
+
 
 async def hold_exporter(session: AsyncSession, exporter: Exporter, fence: int) -> None:
-    """Lock an exporter for dispatched work that claimed it alone. Raises Superseded."""
+    """Lock an exporter, if it is still there, for dispatched work that claimed it alone.
+
+    Raises Superseded.
+    """
     connection = await session.connection()
     held = await connection.execute(_HOLD, {"id": exporter.id, "fence": fence})
-    if held.rowcount == 0:
+    if held.rowcount == 0 and (await connection.execute(_THERE, {"id": exporter.id})).scalar():
         raise Superseded("Other work has used the exporter since this one lost its lock.")
 
 

@@ -1,5 +1,6 @@
 """General tasks on registered resources: what they make, change, delete, refuse and tell."""
 
+import asyncio
 import hashlib
 import json
 from datetime import timedelta
@@ -21,6 +22,7 @@ from services.libraries.errors import Superseded, TempFileUnknown
 from services.libraries.leftovers import tmpfile_cleanup
 from services.libraries.models import Collection, Library, TempFile
 from services.libraries.registry import GENERAL, RESOURCES
+from services.libraries.worker import runner
 from shared.database import utc_now
 from shared.problems import BadInput, Conflict, Forbidden
 from shared.testing import as_user
@@ -428,6 +430,94 @@ async def test_who_may_is_asked_before_and_again_when_it_runs(
     with pytest.raises(Forbidden):
         await asked.run()
     assert asked.created == []
+
+
+async def test_a_change_or_deletion_by_one_who_lost_the_right_meanwhile_fails(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    author = as_user("ines")
+    collection = await made(http, asked, "collections", library=LIB, key="g", title="G")
+    href = collection["pulp_href"]
+    several = {"instances": [{"resource": "collections", "id": href.split("/")[-2]}]}
+    asks = [
+        lambda: http.patch(href, json={"title": "H"}, headers=author),
+        lambda: http.put(href, json={"title": "H"}, headers=author),
+        lambda: http.delete(href, headers=author),
+        lambda: post(http, "delete/", several, **author),
+    ]
+    requests = []
+    for ask in asks:
+        assert (await ask()).status_code == 202
+        requests += await asked.waiting()
+        await asked.forget()
+    async with asked.app.state.database.sessions.begin() as session:
+        await (await session.connection()).execute(text('delete from "grant"'))
+
+    for ask in asks:
+        assert (await ask()).status_code == 403
+    for request in requests:
+        task = make_task(asked.app.state.database, asked.app.state.files, user="ines", fence=9)
+        with pytest.raises(Forbidden):
+            await runner._functions[request.function](task, **request.arguments)
+    assert await show(http, f"collections/{href.split('/')[-2]}/") == collection
+
+
+async def test_nobody_can_make_himself_an_administrator_by_his_data(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    body = {"library": LIB, "key": "g", "title": "G", "administrator": True}
+    refused = await post(http, "collections/", body, **as_user("ines"))
+    assert (refused.status_code, list(refused.json())) == (400, ["administrator"])
+    for headers, administrator in ((as_user("ines"), False), (STAFF, True)):
+        await post(http, "collections/", {"library": LIB, "key": "g", "title": "G"}, **headers)
+        [request] = await asked.waiting()
+        assert request.arguments["administrator"] is administrator
+        await asked.forget()
+
+
+async def test_two_creations_of_one_name_at_once_make_one(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    state = asked.app.state
+
+    async def create() -> bool:
+        task = make_task(state.database, state.files, user="ines", fence=1)
+        data = {"library": LIB, "key": "g", "title": "G"}
+        try:
+            await GENERAL.general_create(task, resource="collections", data=data)
+        except BadInput:
+            return False
+        return True
+
+    outcomes = await asyncio.gather(*(create() for _ in range(5)))
+
+    assert sorted(outcomes) == [False] * 4 + [True]
+    assert await stored(http, "collections/1/") or await stored(http, "collections/2/")
+
+
+async def test_deleting_one_thing_twice_at_once_deletes_it_once(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    state = asked.app.state
+    for resource, body in (
+        ("collections", {"library": LIB, "key": "g", "title": "G"}),
+        ("exporters", {"library": LIB, "name": "n", "path": "p"}),
+        ("libraries", {"org": "A", "slug": "s", "title": "T", "description": ""}),
+    ):
+        await post(http, f"{resource}/", body)
+        thing = await asked.run()
+        ident = thing["pulp_href"].split("/")[-2]
+        results = await asyncio.gather(
+            *(
+                GENERAL.general_delete(
+                    make_task(state.database, state.files, user=None, fence=9),
+                    resource=resource, instance_id=ident,
+                )
+                for _ in range(4)
+            )
+        )  # fmt: skip
+        assert sorted(results, key=str)[0].keys() == {RESOURCES[resource].label}
+        assert sum("skipped" in result for result in results) == 3
 
 
 async def test_a_run_whose_lock_was_given_away_changes_nothing(
