@@ -220,3 +220,17 @@ def test_the_client_tells_what_is_refused(pulp: Client) -> None:
     assert anonymous.stderr
     assert pulp.json("task", "list", user={"username": "ada"}) == []
     assert pulp.json("status", user=None)["online_workers"]
+
+
+def test_the_client_asks_for_the_clean_up_of_orphans(pulp: Client) -> None:
+    content = f"/api/libraries/v2/resources/content/{uuid4()}/"
+    asked = pulp.run("--background", "orphan", "cleanup", "--protection-time", "0")
+    pulp.run("--background", "orphan", "cleanup", "--content-hrefs", json.dumps([content]))
+    refused = pulp.run(
+        "orphan", "cleanup", "--protection-time", "0", user={"username": "eve"}, fails=True
+    )
+    tasks = pulp.json("task", "list", "--name", "libraries.orphan_cleanup")
+
+    assert "/pulp/api/v3/tasks/" in asked.stderr
+    assert len(tasks) == 2
+    assert "not authorized" in refused.stderr
