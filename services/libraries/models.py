@@ -19,7 +19,7 @@ from sqlalchemy import text as sql
 from sqlmodel import Field, SQLModel
 
 from services.libraries.states import AccessLevel, ExportFormat, Kind
-from shared import outbox
+from shared import events, outbox
 from shared.database import Json, UTCDateTime, new_registry, text_enum
 from shared.ids import new_id
 
@@ -60,8 +60,14 @@ class Library(Base, table=True):
     retain_versions: int | None = None
     created: datetime = Field(sa_type=UTCDateTime)
     updated: datetime = Field(sa_type=UTCDateTime)
+    # A restored archive that is not a library yet: who restored it, and when. contract: §3.5
+    staged_by: str | None = None
+    staged_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
-    __table_args__ = (UniqueConstraint("org", "slug"),)
+    __table_args__ = (
+        UniqueConstraint("org", "slug"),
+        Index("library_staged", "staged_at", postgresql_where=sql("staged_at is not null")),
+    )
 
 
 class Grant(Base, table=True):
@@ -440,3 +446,99 @@ class TempFile(Base, table=True):
     created_by: str
     created_at: datetime = Field(sa_type=UTCDateTime, index=True)
     task_id: UUID | None = None
+
+
+class Person(Base, table=True):
+    """Somebody who has called, or whom an administrator named. contract: libraries §3.3"""
+
+    username: str = Field(primary_key=True)
+    email: str = ""
+    active: bool = True
+    # Whether this person may create libraries where not everybody may.
+    creator: bool = False
+    seen: datetime = Field(sa_type=UTCDateTime)
+
+    __table_args__ = (Index("person_email", sql("lower(email)")),)
+
+
+class TeamGroup(Base, table=True):
+    """A group that grants and roles may name."""
+
+    __tablename__ = "team_group"
+    name: str = Field(primary_key=True)
+    created: datetime = Field(sa_type=UTCDateTime)
+
+
+class TeamGroupMember(Base, table=True):
+    """Somebody an administrator put into a group; tokens may name more groups of a person."""
+
+    __tablename__ = "team_group_member"
+    group_name: str = Field(
+        sa_column=Column(Text, ForeignKey("team_group.name", ondelete="CASCADE"), primary_key=True)
+    )
+    username: str = Field(primary_key=True, index=True)
+
+
+class RoleAssignment(Base, table=True):
+    """A role of a person or a group over a scope: one library, an org's, or all."""
+
+    __tablename__ = "role_assignment"
+    id: int = Field(default=None, sa_column=identity())
+    username: str | None = None
+    group_name: str | None = None
+    role: str
+    scope: str
+    # A denial counts more than any allowance.
+    denied: bool = False
+    created: datetime = Field(sa_type=UTCDateTime)
+    created_by: str | None = None
+
+    __table_args__ = (
+        UniqueConstraint(
+            "username", "group_name", "role", "scope", "denied",
+            name="role_assignment_once", postgresql_nulls_not_distinct=True,
+        ),
+        Index("role_assignment_person", "username"),
+        Index("role_assignment_group", "group_name"),
+        Index("role_assignment_scope", "scope"),
+        CheckConstraint(
+            "(username is null) <> (group_name is null)", name="role_assignment_one_holder"
+        ),
+    )  # fmt: skip
+
+
+class Clipboard(Base, table=True):
+    """What somebody copied last: OLX of a component, or of a container with all it holds.
+
+    contract: libraries §4.10
+    """
+
+    username: str = Field(primary_key=True)
+    id: UUID = Field(default_factory=new_id, unique=True)
+    source_key: str
+    source_title: str = ""
+    block_type: str
+    title: str
+    olx: str = Field(sa_type=Text)
+    created: datetime = Field(sa_type=UTCDateTime)
+
+
+class ClipboardFile(Base, table=True):
+    """A static file of a component on a clipboard; its bytes stay where they are."""
+
+    __tablename__ = "clipboard_file"
+    username: str = Field(
+        sa_column=Column(
+            Text, ForeignKey("clipboard.username", ondelete="CASCADE"), primary_key=True
+        )
+    )
+    # The component in the copied tree.
+    source_key: str = Field(primary_key=True)
+    path: str = Field(primary_key=True)
+    content_path: str
+    media_type: str
+    hash: str = Field(max_length=40)
+    size: int = Field(sa_type=BigInteger)
+
+
+EventOutbox = events.event_table(Base)

@@ -44,16 +44,14 @@ class Permission(StrEnum):
     VIEW_TEAM = "view_team"
     EDIT_TEAM = "edit_team"
     DELETE_LIBRARY = "delete_library"
+    CREATE_COLLECTION = "create_collection"
+    EDIT_COLLECTION = "edit_collection"
+    DELETE_COLLECTION = "delete_collection"
 
 
 ALLOWED = {
     AccessLevel.READ: {Permission.VIEW},
-    AccessLevel.AUTHOR: {
-        Permission.VIEW,
-        Permission.EDIT,
-        Permission.PUBLISH,
-        Permission.VIEW_TEAM,
-    },
+    AccessLevel.AUTHOR: set(Permission) - {Permission.EDIT_TEAM, Permission.DELETE_LIBRARY},
     AccessLevel.ADMIN: set(Permission),
 }
 
