@@ -3,7 +3,14 @@
 import httpx
 from fastapi import FastAPI
 
-from services.libraries import api, api_blocks, api_resources, api_tasks, api_versions
+from services.libraries import (
+    api,
+    api_blocks,
+    api_resources,
+    api_search,
+    api_tasks,
+    api_versions,
+)
 from services.libraries.settings import Settings
 from shared.app import create_service_app
 
@@ -17,6 +24,7 @@ def create_app(
         description="Authored content outside any course: drafts, publishing, backup.",
         # Blocks first: `blocks` is a reserved word where a library key could stand.
         routers=[
+            api_search.router,
             api_blocks.router,
             api_resources.router,
             api_versions.router,

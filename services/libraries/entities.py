@@ -107,6 +107,7 @@ VIEW = """
            live.id as version_id, live.uuid as version_uuid, live.title,
            live.version_num, live.created as modified, live.created_by as modified_by,
            shown.id as published_id, shown.title as published_title,
+           (select count(*) from tag where tag.entity_id = entity.id) as tags,
            publish_log.published_at, publish_log.published_by,
            draft.version_id is distinct from published.version_id as changed
     from entity

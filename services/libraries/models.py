@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     ForeignKey,
     Identity,
     Index,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Uuid,
 )
 from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlmodel import Field, SQLModel
 
 from services.libraries.states import AccessLevel, ExportFormat, Kind
@@ -539,6 +541,39 @@ class ClipboardFile(Base, table=True):
     media_type: str
     hash: str = Field(max_length=40)
     size: int = Field(sa_type=BigInteger)
+
+
+class Tag(Base, table=True):
+    """A word that authors gave to an entity. Not versioned, as collections are not."""
+
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+    name: str = Field(primary_key=True)
+
+    __table_args__ = (Index("tag_name", sql("lower(name)")),)
+
+
+class Findable(Base, table=True):
+    """The words of a live draft. Kept by triggers on `draft`, see functions.sql."""
+
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+    library_id: int = Field(sa_column=owned_by("library.id", index=True))
+    title: str
+    tags: str = Field(default="", sa_type=Text)
+    body: str = Field(default="", sa_type=Text)
+    words: str = Field(
+        default=None,
+        sa_column=Column(
+            TSVECTOR,
+            Computed(
+                "setweight(to_tsvector('simple', title), 'A')"
+                " || setweight(to_tsvector('simple', tags), 'B')"
+                " || setweight(to_tsvector('simple', body), 'D')",
+                persisted=True,
+            ),
+        ),
+    )
+
+    __table_args__ = (Index("findable_words", "words", postgresql_using="gin"),)
 
 
 EventOutbox = events.event_table(Base)

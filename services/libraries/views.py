@@ -48,7 +48,7 @@ def block_json(
         "id": usage_key(library.org, library.slug, row.type, row.code),
         "display_name": row.title,
         "published_display_name": row.published_title,
-        "tags_count": 0,
+        "tags_count": row.tags,
         "last_published": moment(row.published_at),
         "published_by": row.published_by,
         "last_draft_created": moment(row.modified),

@@ -1,0 +1,39 @@
+"""Words that authors give to components and containers, to find them by.
+
+Tags are not versioned and not published; they stay when an entity is deleted and restored.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.models import Entity, Tag
+
+MOST = 100
+
+_FORGET = text("delete from tag where entity_id = :id and name <> all(cast(:names as text[]))")
+_ADD = text("""
+    insert into tag (entity_id, name)
+    select :id, name from unnest(cast(:names as text[])) as name order by name
+    on conflict do nothing
+""")
+_FIND = text("select keep_findable(array[cast(:id as bigint)])")
+_LOCK = text("select id from entity where id = :id for no key update")
+
+
+async def of_entity(session: AsyncSession, entity: Entity) -> list[str]:
+    query = select(Tag.name).where(col(Tag.entity_id) == entity.id).order_by(col(Tag.name))
+    return list((await session.exec(query)).all())
+
+
+async def replace(session: AsyncSession, entity: Entity, names: Sequence[str]) -> list[str]:
+    """Give an entity exactly these tags; those that differ in case only are one."""
+    wanted = sorted({name.casefold(): name for name in reversed(names)}.values())
+    connection = await session.connection()
+    await connection.execute(_LOCK, {"id": entity.id})
+    for statement in (_FORGET, _ADD):
+        await connection.execute(statement, {"id": entity.id, "names": wanted})
+    await connection.execute(_FIND, {"id": entity.id})
+    return wanted
