@@ -60,8 +60,9 @@ migrate: $(STAMP)  ## bring the running databases to the newest schema
 migration: $(STAMP)  ## write a migration: s=libraries m="add tags"
 	@$(PY) -m shared.migrations make "$(s)" "$(m)"
 
-bench: $(STAMP)  ## measure ourselves against peers
-	@$(PY) -m benchmarks
+bench: $(STAMP)  ## measure ourselves [peers=1] [name=dispatcher] [args="--tasks 5000"]
+	@$(if $(peers),$(PY) -m uv sync --frozen --quiet --inexact --group peers)
+	@$(PY) -m benchmarks$(if $(name),.$(name)) $(args)
 
 clean:  ## stop everything, remove data and caches
 	@test ! -x $(PY) || $(PY) -m deploy clean

@@ -1,6 +1,29 @@
-"""`python -m benchmarks`: every benchmark there is, small."""
+"""`python -m benchmarks`: every benchmark there is, small; `python -m benchmarks.NAME` for one."""
 
-from benchmarks import dispatcher
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import dispatcher, user_tasks
+from benchmarks.rounds import write
+
+
+def run(
+    rounds: Annotated[int, typer.Option(help="how often everyone is measured")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write JSON there")] = None,
+) -> None:
+    """All claims in sizes that take less than three minutes."""
+    small = dispatcher.Sizes(tasks=500, rounds=rounds, requests=1000, waiting=10_000, samples=30)
+    few = user_tasks.Sizes(tasks=100, rounds=rounds, rows=100_000, purged=2000)
+    write(
+        [
+            dispatcher.measure(small, dispatcher.PARTS),
+            user_tasks.measure(few, user_tasks.PARTS),
+        ],
+        json_file,
+    )
+
 
 if __name__ == "__main__":
-    dispatcher.main()
+    typer.run(run)

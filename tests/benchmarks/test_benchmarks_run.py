@@ -1,0 +1,79 @@
+"""The benchmarks in their smallest sizes: that they still work, not how fast anything is."""
+
+import asyncio
+import json
+
+import pytest
+
+from benchmarks import dispatcher, peers, user_tasks
+from benchmarks.rounds import Claim, Report, percentile, take_turns, write
+
+
+async def test_the_dispatchers_benchmark_runs_and_names_what_it_left_out():
+    sizes = dispatcher.Sizes(tasks=20, rounds=1, requests=40, waiting=100, samples=2)
+
+    report = await asyncio.to_thread(
+        dispatcher.measure, sizes, ["hand-over", "accept", "read", "waiting"]
+    )
+
+    found = {claim.what: claim.figures for claim in report.claims}
+    assert {"0 waiting", "100 waiting"} <= set(found["a free task, dispatch to end, median"])
+    assert all(value >= 0 for claim in report.claims for value in sum(claim.figures.values(), []))
+
+
+async def test_the_user_tasks_benchmark_runs():
+    sizes = user_tasks.Sizes(tasks=8, rounds=1, rows=60, purged=20, streamed=2, watchers=2)
+
+    report = await asyncio.to_thread(user_tasks.measure, sizes, ["stream", "purge", "pages"])
+
+    assert [claim.what for claim in report.claims] == [
+        "live stream: events delivered",
+        "purge of 20 old rows",
+        "a page of 10 among 60 rows",
+        "a page of 50 among 60 rows",
+    ]
+
+
+def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_install_it():
+    assert "make bench peers=1" in str(peers.missing("a_package_that_does_not_exist"))
+    assert peers.missing("json") is None
+
+
+def test_ratios_are_made_within_a_round_and_above_one_in_our_favour():
+    more = Claim("rate", "/s", "peer", figures={"we": [100.0, 300.0], "peer": [50.0, 100.0]})
+    less = Claim(
+        "time", "ms", "peer", better="less", figures={"we": [2.0, 5.0], "peer": [4.0, 50.0]}
+    )
+
+    assert more.ratios("we") == [2.0, 3.0]
+    assert less.ratios("we") == [2.0, 10.0]
+
+
+def test_everyone_takes_turns_and_the_order_changes_with_the_round():
+    order: list[str] = []
+    claim = Claim("rate", "/s", "b")
+
+    def measured(who: str) -> float:
+        order.append(who)
+        return 1.0
+
+    take_turns(claim, 2, {"a": lambda: measured("a"), "b": lambda: measured("b")})
+
+    assert order == ["a", "b", "b", "a"]
+
+
+def test_the_last_line_and_the_file_are_the_same_json(tmp_path, capsys: pytest.CaptureFixture[str]):
+    report = Report("nothing", {"size": 1})
+    report.claim("rate", "/s", "peer").add("peer", 3.0)
+    path = tmp_path / "found.json"
+
+    write([report], path)
+
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert json.loads(last) == json.loads(path.read_text())
+    assert json.loads(last)[0]["claims"][0]["entrants"]["peer"]["ratio"]["median"] == 1.0
+
+
+def test_a_percentile_is_one_of_the_values():
+    assert percentile([5.0, 1.0, 3.0], 0.5) == 3.0
+    assert percentile([5.0, 1.0, 3.0], 0.95) == 5.0
