@@ -6,7 +6,6 @@ One web process and one worker process of ours; every peer in processes of its o
 import asyncio
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -307,21 +306,25 @@ PARTS = ("end-to-end", "hand-over", "accept", "read", "waiting")
 
 def measure(sizes: Sizes, parts: Sequence[str], python: str = "") -> Report:
     """All parts asked for, in one run."""
-    report = Report("dispatcher", vars(sizes) | {"bulk": BULK})
     with suite(["dispatcher"], worker="benchmarks.noop_worker") as found:
-        ours = Dispatcher(found)
-        bare = bare_fastapi(found)
-        end_to_end(ours, "own", min(200, sizes.tasks))  # warm-up
-        if "end-to-end" in parts:
-            compare_end_to_end(report, ours, sizes, python)
-        if "hand-over" in parts:
-            compare_hand_over(report, ours, bare, sizes)
-        if "accept" in parts:
-            compare_accepting(report, ours, bare, sizes)
-        if "read" in parts:
-            compare_reading(report, ours, bare, sizes)
-        if "waiting" in parts:
-            compare_waiting(report, ours, sizes)
+        return measure_on(found, sizes, parts, python)
+
+
+def measure_on(found: Suite, sizes: Sizes, parts: Sequence[str], python: str = "") -> Report:
+    """The same on processes that run already."""
+    report, ours = Report("dispatcher", vars(sizes) | {"bulk": BULK}), Dispatcher(found)
+    bare = bare_fastapi(found)
+    end_to_end(ours, "own", min(200, sizes.tasks))  # warm-up
+    if "end-to-end" in parts:
+        compare_end_to_end(report, ours, sizes, python)
+    if "hand-over" in parts:
+        compare_hand_over(report, ours, bare, sizes)
+    if "accept" in parts:
+        compare_accepting(report, ours, bare, sizes)
+    if "read" in parts:
+        compare_reading(report, ours, bare, sizes)
+    if "waiting" in parts:
+        compare_waiting(report, ours, sizes)
     return report
 
 
@@ -341,4 +344,4 @@ def run(
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(run))
+    typer.run(run)

@@ -5,6 +5,7 @@ import contextlib
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,8 @@ def suite(
     services: list[str], *, worker: str | None = None, own: Mapping[str, str] | None = None
 ) -> Iterator[Suite]:
     """Stores, one web process for each service named, and one worker of 100 runs at a time."""
-    signal.signal(signal.SIGTERM, _stop)  # so that nothing is left behind
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # so that nothing is left behind
     with tempfile.TemporaryDirectory(prefix="lyceum-bench-") as name:
         folder = Path(name)
         stores = start_stores(folder)

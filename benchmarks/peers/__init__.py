@@ -37,7 +37,8 @@ def ask(
     """Run a peer's process to its end; its numbers. `place` are environment variables."""
     done = subprocess.run(
         [python, "-m", f"benchmarks.peers.{peer}", what, str(count)],
-        env=os.environ | place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS,
+        env=os.environ | place, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, timeout=LIMIT_SECONDS,
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:

@@ -1,32 +1,26 @@
 """The benchmarks in their smallest sizes: that they still work, not how fast anything is."""
 
-import asyncio
 import json
 
 import pytest
 
 from benchmarks import dispatcher, peers, user_tasks
 from benchmarks.rounds import Claim, Report, percentile, take_turns, write
+from benchmarks.suite import suite
 
 
-async def test_the_dispatchers_benchmark_runs_and_names_what_it_left_out():
-    sizes = dispatcher.Sizes(tasks=20, rounds=1, requests=40, waiting=100, samples=2)
+def test_the_benchmarks_run_in_their_smallest_sizes():
+    tasks = dispatcher.Sizes(tasks=20, rounds=1, requests=40, waiting=100, samples=2)
+    people = user_tasks.Sizes(tasks=8, rounds=1, rows=60, purged=20, streamed=2, watchers=2)
 
-    report = await asyncio.to_thread(
-        dispatcher.measure, sizes, ["hand-over", "accept", "read", "waiting"]
-    )
+    with suite(["dispatcher", "user_tasks"], worker="benchmarks.noop_worker") as found:
+        first = dispatcher.measure_on(found, tasks, ["hand-over", "accept", "read", "waiting"])
+        second = user_tasks.measure_on(found, people, ["stream", "purge", "pages"])
 
-    found = {claim.what: claim.figures for claim in report.claims}
-    assert {"0 waiting", "100 waiting"} <= set(found["a free task, dispatch to end, median"])
-    assert all(value >= 0 for claim in report.claims for value in sum(claim.figures.values(), []))
-
-
-async def test_the_user_tasks_benchmark_runs():
-    sizes = user_tasks.Sizes(tasks=8, rounds=1, rows=60, purged=20, streamed=2, watchers=2)
-
-    report = await asyncio.to_thread(user_tasks.measure, sizes, ["stream", "purge", "pages"])
-
-    assert [claim.what for claim in report.claims] == [
+    seen = {claim.what: claim.figures for claim in first.claims}
+    assert {"0 waiting", "100 waiting"} <= set(seen["a free task, dispatch to end, median"])
+    assert all(value >= 0 for figures in seen.values() for one in figures.values() for value in one)
+    assert [claim.what for claim in second.claims] == [
         "live stream: events delivered",
         "purge of 20 old rows",
         "a page of 10 among 60 rows",
