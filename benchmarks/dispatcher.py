@@ -143,7 +143,9 @@ def compare_end_to_end(report: Report, ours: Dispatcher, sizes: "Sizes", python:
     def asked(peer: str, what: str, count: int) -> Callable[[], float]:
         return lambda: peers.ask(peer, what, count, place)["rate"]
 
-    present = [name for name in ("procrastinate_locks", "celery_redis") if _here(report, name)]
+    present = [
+        name for name in ("procrastinate_locks", "celery_redis") if _here(report, name, sizes)
+    ]
     variables = _pulp(report, ours.suite, python)
     for kind, what in CASES.items():
         entrants: dict[str, Callable[[], float]] = {
@@ -163,8 +165,8 @@ def compare_end_to_end(report: Report, ours: Dispatcher, sizes: "Sizes", python:
         take_turns(claim, sizes.rounds, entrants)
 
 
-def _here(report: Report, peer: str) -> bool:
-    why = peers.why_not(peer)
+def _here(report: Report, peer: str, sizes: "Sizes") -> bool:
+    why = peers.why_not(peer, wanted=not sizes.alone)
     if why is not None:
         report.skipped[peer] = why
     return why is None
@@ -299,6 +301,7 @@ class Sizes:
     requests: int = 2000
     waiting: int = 10_000
     samples: int = 50
+    alone: bool = False
 
 
 PARTS = ("end-to-end", "hand-over", "accept", "read", "waiting")
@@ -334,12 +337,13 @@ def run(
     requests: Annotated[int, typer.Option(help="HTTP requests per figure")] = Sizes.requests,
     waiting: Annotated[int, typer.Option(help="most tasks behind one lock")] = Sizes.waiting,
     samples: Annotated[int, typer.Option(help="free tasks per figure")] = Sizes.samples,
+    alone: Annotated[bool, typer.Option(help="ceilings only, no peers")] = Sizes.alone,
     part: Annotated[list[str] | None, typer.Option(help=f"only {', '.join(PARTS)}")] = None,
     pulp_python: Annotated[str, typer.Option(help="python of a venv with pulpcore")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="write JSON there")] = None,
 ) -> None:
     """Measure the dispatcher."""
-    sizes = Sizes(tasks, rounds, requests, waiting, samples)
+    sizes = Sizes(tasks, rounds, requests, waiting, samples, alone)
     write([measure(sizes, part or PARTS, pulp_python)], json_file)
 
 

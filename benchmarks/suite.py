@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,17 @@ def _stop(number: int, _: Any) -> None:
 
 
 def _started(found: Suite, worker: str | None) -> Suite:
-    for service, port in found.ports.items():
+    for service in found.ports:
         upgrade_one(service, found.urls[service])
-        web = found.running.web(service, f"services.{service}.app:create_app", port)
-        found.pids[service] = web.pid
     if worker is not None:
         found.pids["worker"] = found.running.worker("worker", worker).pid
+
+    def web(service: str) -> int:
+        factory = f"services.{service}.app:create_app"
+        return found.running.web(service, factory, found.ports[service]).pid
+
+    with ThreadPoolExecutor() as pool:
+        found.pids |= zip(found.ports, pool.map(web, found.ports), strict=True)
     return found
 
 

@@ -154,14 +154,14 @@ def compare_lives(report: Report, ours: UserTasks, sizes: "Sizes") -> None:
         "together; user_tasks alone: each of the eight pieces of news a request of its own",
     )  # fmt: skip
     entrants = {"lyceum, the whole suite": whole, "lyceum, user_tasks alone": alone}
-    if _present(report):
+    if _present(report, sizes):
         few, place = max(8, sizes.tasks // 5), ours.suite.place(4, "peer_user_tasks")
         entrants[CELERY] = lambda: peers.ask("django_user_tasks", "live", few, place)["rate"]
     take_turns(claim, sizes.rounds, entrants)
 
 
-def _present(report: Report) -> bool:
-    why = peers.why_not("django_user_tasks")
+def _present(report: Report, sizes: "Sizes") -> bool:
+    why = peers.why_not("django_user_tasks", wanted=not sizes.alone)
     if why is not None:
         report.skipped[PEER] = why
     return why is None
@@ -179,7 +179,7 @@ def compare_pages(report: Report, ours: UserTasks, sizes: "Sizes") -> None:
     """The first page of a person who has all the rows."""
     fill(ours, sizes.rows)
     token, place = make_token(SECRET, "ada"), ours.suite.place(4, "peer_user_tasks")
-    if present := _present(report):
+    if present := _present(report, sizes):
         peers.ask("django_user_tasks", "fill", sizes.rows, place)
 
     def own(size: int) -> float:
@@ -215,7 +215,7 @@ def compare_purging(report: Report, ours: UserTasks, sizes: "Sizes") -> None:
 
     claim = report.claim(f"purge of {sizes.purged:,} old rows", "rows/s", PEER)
     entrants = {"lyceum": own}
-    if _present(report):
+    if _present(report, sizes):
         entrants[PEER] = theirs
     take_turns(claim, sizes.rounds, entrants)
 
@@ -266,6 +266,7 @@ class Sizes:
     purged: int = 5000
     streamed: int = 50
     watchers: int = 50
+    alone: bool = False
 
 
 PARTS = ("lives", "pages", "purge", "stream")
@@ -300,11 +301,12 @@ def run(
     purged: Annotated[int, typer.Option(help="rows to purge")] = Sizes.purged,
     streamed: Annotated[int, typer.Option(help="tasks told to watchers")] = Sizes.streamed,
     watchers: Annotated[int, typer.Option(help="followers of the stream")] = Sizes.watchers,
+    alone: Annotated[bool, typer.Option(help="no peers")] = Sizes.alone,
     part: Annotated[list[str] | None, typer.Option(help=f"only {', '.join(PARTS)}")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write JSON there")] = None,
 ) -> None:
     """Measure user tasks."""
-    sizes = Sizes(tasks, rounds, rows, purged, streamed, watchers)
+    sizes = Sizes(tasks, rounds, rows, purged, streamed, watchers, alone)
     write([measure(sizes, part or PARTS)], json_file)
 
 

@@ -25,8 +25,10 @@ def missing(*modules: str) -> str | None:
     return f"{', '.join(absent)} {INSTALL}" if absent else None
 
 
-def why_not(peer: str) -> str | None:
-    """Why this peer cannot run here, or None."""
+def why_not(peer: str, *, wanted: bool = True) -> str | None:
+    """Why this peer does not run here, or None."""
+    if not wanted:
+        return "not asked for"
     found: str | None = importlib.import_module(f"benchmarks.peers.{peer}").available()
     return found
 

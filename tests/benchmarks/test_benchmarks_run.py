@@ -10,13 +10,16 @@ from benchmarks.suite import suite
 
 
 def test_the_benchmarks_run_in_their_smallest_sizes():
-    tasks = dispatcher.Sizes(tasks=20, rounds=1, requests=40, waiting=100, samples=2)
-    people = user_tasks.Sizes(tasks=8, rounds=1, rows=60, purged=20, streamed=2, watchers=2)
+    tasks = dispatcher.Sizes(tasks=20, rounds=1, requests=40, waiting=100, samples=2, alone=True)
+    people = user_tasks.Sizes(
+        tasks=8, rounds=1, rows=60, purged=20, streamed=2, watchers=2, alone=True
+    )
 
     with suite(["dispatcher", "user_tasks"], worker="benchmarks.noop_worker") as found:
         first = dispatcher.measure_on(found, tasks, ["hand-over", "accept", "read", "waiting"])
         second = user_tasks.measure_on(found, people, ["stream", "purge", "pages"])
 
+    assert second.skipped == {user_tasks.PEER: "not asked for"}
     seen = {claim.what: claim.figures for claim in first.claims}
     assert {"0 waiting", "100 waiting"} <= set(seen["a free task, dispatch to end, median"])
     assert all(value >= 0 for figures in seen.values() for one in figures.values() for value in one)
