@@ -106,7 +106,12 @@ async def connections(url: str, *, most: int) -> AsyncIterator[Any]:
                 name, encoder=str, decoder=orjson.loads, schema="pg_catalog"
             )
 
-    async with asyncpg.create_pool(plain_url(url), min_size=1, max_size=most, init=prepare) as pool:
+    async def keep(connection: Any) -> None:
+        """Such statements leave nothing behind that would have to be reset on the way back."""
+
+    async with asyncpg.create_pool(
+        plain_url(url), min_size=1, max_size=most, init=prepare, reset=keep
+    ) as pool:
         yield pool
 
 

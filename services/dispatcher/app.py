@@ -64,6 +64,8 @@ def create_app(
         title="Lyceum dispatcher",
         description="Tasks that run when their resources are free.",
         routers=[
+            # First: routes are tried in order, and workers ask for one of these all the time.
+            api.router,
             api_workers.router,
             api_groups.router,
             api_groups.own_router,
@@ -74,7 +76,6 @@ def create_app(
             api_roles.own_router,
             api_leases.router,
             api_pulp.router,
-            api.router,
         ],
         notes=NOTES,
         compatible=["/pulp/"],
