@@ -9,12 +9,12 @@ import stamina
 import structlog
 
 from shared.callers import ServiceTokens
+from shared.lines import Lines
 from shared.problems import PROBLEM_JSON, Problem, Unavailable, from_response
 from shared.settings import ServiceSettings
 
 READ_SECONDS = 15.0
 TIMEOUT = httpx.Timeout(READ_SECONDS, connect=3.0)
-LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=20)
 
 
 class ServiceClients:
@@ -25,8 +25,7 @@ class ServiceClients:
     ) -> None:
         self._settings = settings
         self._tokens = ServiceTokens(settings)
-        # Without the client around it: what that adds for browsers' sake is half of the cost.
-        self._transport = transport or httpx.AsyncHTTPTransport(limits=LIMITS, trust_env=False)
+        self._transport = transport or Lines()
 
     async def close(self) -> None:
         await self._transport.aclose()
