@@ -74,7 +74,7 @@ class Report:
 
 def _line(claim: Claim, who: str) -> str:
     values, ratios = claim.figures[who], claim.ratios(who)
-    ratio = _spread(ratios, "{:.2f}") if ratios else "-"
+    ratio = _spread(ratios, "{:.3g}") if ratios else "-"
     return f"  {who:<44}{ratio:>24}   [{_spread(values, '{:,.5g}')} {claim.unit}]"
 
 
