@@ -41,6 +41,11 @@ cross join lateral jsonb_populate_record(status, jsonb_build_object(
   'created', status.created - make_interval(secs => number))) as made
 """
 
+AGE = """
+update status set modified = modified - interval '100 days',
+                  finished_at = finished_at - interval '100 days'
+"""
+
 
 @dataclass
 class UserTasks:
@@ -206,7 +211,7 @@ def compare_purging(report: Report, ours: UserTasks, sizes: "Sizes") -> None:
 
     def own() -> float:
         fill(ours, sizes.purged)
-        ours.query("update status set modified = now() - interval '100 days'")
+        ours.query(AGE)
         return sizes.purged / asyncio.run(_purge(sizes.purged))
 
     def theirs() -> float:
