@@ -52,6 +52,7 @@ def create_service_app(
         logs.configure(settings)
         async with contextlib.AsyncExitStack() as stack:
             await _open(app, settings, transport, stack)
+            app.state.inbox = Inbox(app.state.database.sessions, notes or {})
             for start in background:
                 await stack.enter_async_context(start(app))
             log.info("web.ready", service=name)
@@ -70,7 +71,7 @@ def create_service_app(
     app.state.settings = settings
     for router in routers:
         app.include_router(router, dependencies=DOCUMENTED)
-    app.include_router(_plumbing(settings, notes or {}))
+    app.include_router(_plumbing(settings))
     problems.install(app, compatible=compatible, body=contract_body)
     app.add_middleware(Boundary, settings=settings)
     return app
@@ -98,7 +99,7 @@ async def _open(
     await stack.enter_async_context(state.relay.running())
 
 
-def _plumbing(settings: ServiceSettings, notes: Mapping[str, NoteHandler]) -> APIRouter:
+def _plumbing(settings: ServiceSettings) -> APIRouter:
     """Health, metrics and the door for other services' notes."""
     router = APIRouter(include_in_schema=False)
     name = settings.service
@@ -121,7 +122,8 @@ def _plumbing(settings: ServiceSettings, notes: Mapping[str, NoteHandler]) -> AP
 
     @router.post(f"/{name}/notes")
     async def take_notes(request: Request, sender: ServiceDep, delivery: Delivery) -> Receipt:
-        return await Inbox(request.app.state.database.sessions, notes).take(delivery)
+        inbox: Inbox = request.app.state.inbox
+        return await inbox.take(delivery)
 
     return router
 

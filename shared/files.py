@@ -93,6 +93,14 @@ class Files:
         """Give a file its final place; what was there is replaced by the same content."""
         await obstore.rename_async(self._store, _checked(path), _checked(target), overwrite=True)
 
+    async def copy(self, path: str, target: str) -> bool:
+        """Put the same content at a second place; false if there is none at the first."""
+        try:
+            await obstore.copy_async(self._store, _checked(path), _checked(target))
+        except FileNotFoundError:
+            return False
+        return True
+
     async def read(self, path: str) -> bytes:
         """A small file at once."""
         try:

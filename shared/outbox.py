@@ -9,8 +9,8 @@ receivers make no difference between one delivery and two.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol, get_args
 
 import orjson
@@ -35,6 +35,7 @@ from sqlalchemy.dialects.postgresql import array
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from shared.arrivals import Arrivals
 from shared.clients import ServiceClients
 from shared.database import Json, Sessions, UTCDateTime, after_commit, remember
 from shared.loops import end, wait_for_news
@@ -263,12 +264,14 @@ async def _settle(session: AsyncSession, rows: Sequence[Any], receipt: Receipt) 
         )
 
 
-@dataclass(frozen=True)
 class Inbox:
-    """Takes deliveries for one service."""
+    """Takes deliveries for one service: those that arrive together share transactions."""
 
-    sessions: Sessions
-    handlers: Mapping[str, NoteHandler]
+    def __init__(self, sessions: Sessions, handlers: Mapping[str, NoteHandler]) -> None:
+        self._kinds = {
+            name: Arrivals[dict[str, Any], None](sessions.begin, _storing(handler))
+            for name, handler in handlers.items()
+        }
 
     async def take(self, delivery: Delivery) -> Receipt:
         """Store the effect of every note, or say which are refused for good.
@@ -282,11 +285,10 @@ class Inbox:
         return receipt
 
     async def _take_group(self, name: str, notes: list[Note], receipt: Receipt) -> None:
-        handler = self.handlers.get(name)
-        if handler is None:
+        if name not in self._kinds:
             receipt.refused |= {note.id: f"there is no note called {name}" for note in notes}
             return
-        why = await self._apply(handler, notes)
+        why = await self._apply(name, notes)
         if why is None:
             return
         if len(notes) == 1:
@@ -295,10 +297,9 @@ class Inbox:
         for note in notes:
             await self._take_group(name, [note], receipt)
 
-    async def _apply(self, handler: NoteHandler, notes: list[Note]) -> str | None:
+    async def _apply(self, name: str, notes: list[Note]) -> str | None:
         try:
-            async with self.sessions.begin() as session:
-                await handler(session, [note.payload for note in notes])
+            await self._kinds[name].add([note.payload for note in notes])
         except ValidationError as error:
             return f"invalid payload: {error.error_count()} fields"
         except Problem as problem:
@@ -306,3 +307,13 @@ class Inbox:
                 raise
             return problem.detail
         return None
+
+
+def _storing(handler: NoteHandler) -> Callable[..., Awaitable[Sequence[None]]]:
+    async def store(
+        session: AsyncSession, payloads: list[dict[str, Any]], *, now: datetime
+    ) -> Sequence[None]:
+        await handler(session, payloads)
+        return [None] * len(payloads)
+
+    return store

@@ -22,7 +22,6 @@ from services.dispatcher import (
     runs,
     schedules,
 )
-from services.dispatcher.arrivals import Arrivals
 from services.dispatcher.gauges import measured
 from services.dispatcher.jobs import NOTES
 from services.dispatcher.lease_waits import waiting
@@ -30,6 +29,7 @@ from services.dispatcher.pushing import pushing
 from services.dispatcher.schemas import Exchange, TaskRequest
 from services.dispatcher.settings import Settings
 from shared.app import create_service_app
+from shared.arrivals import Arrivals
 from shared.database import connections, utc_now
 
 

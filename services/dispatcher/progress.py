@@ -1,6 +1,8 @@
 """What a running function tells of itself; it reaches the user task."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,6 +12,7 @@ import structlog
 from services.user_tasks import client as user_tasks
 from services.user_tasks.schemas import LARGEST, ArtifactReport, ProgressReport, stage_of
 from shared import ids
+from shared.arrivals import Arrivals
 from shared.clients import ServiceClients, patiently
 from shared.database import Sessions, utc_now
 from shared.loops import wait_for_news
@@ -19,6 +22,28 @@ log = structlog.get_logger("progress")
 PAUSE_SECONDS = 0.25
 
 
+class Teller:
+    """Tells the progress of all runs of a process: what comes together goes together."""
+
+    def __init__(self, clients: ServiceClients) -> None:
+        self.clients = clients
+        self._arrivals = Arrivals[ProgressReport, None](self._nothing, self._tell)
+
+    async def tell(self, report: ProgressReport) -> None:
+        """Raises Unavailable."""
+        await self._arrivals.add([report])
+
+    @contextlib.asynccontextmanager
+    async def _nothing(self) -> AsyncIterator[None]:
+        yield
+
+    async def _tell(
+        self, _: None, reports: Sequence[ProgressReport], *, now: datetime
+    ) -> Sequence[None]:
+        await user_tasks.progress(self.clients, reports)
+        return [None] * len(reports)
+
+
 class Progress:
     """Steps, stage and artifacts of one run.
 
@@ -26,11 +51,9 @@ class Progress:
     a point at which a canceled run stops (`asyncio.CancelledError`).
     """
 
-    def __init__(
-        self, task_id: UUID, attempt: int, clients: ServiceClients, sessions: Sessions
-    ) -> None:
+    def __init__(self, task_id: UUID, attempt: int, teller: Teller, sessions: Sessions) -> None:
         self._task_id, self._attempt = task_id, attempt
-        self._clients, self._sessions = clients, sessions
+        self._teller, self._clients, self._sessions = teller, teller.clients, sessions
         self._run = asyncio.current_task()
         self._completed = 0
         self._total: int | None = None
@@ -97,7 +120,7 @@ class Progress:
             return
         report = self._report(utc_now())
         try:
-            await user_tasks.progress(self._clients, [report])
+            await self._teller.tell(report)
         except Unavailable:
             async with self._sessions.begin() as session:
                 await user_tasks.progress_later(session, [report])
@@ -112,7 +135,7 @@ class Progress:
         while self._changed and not self._closing.is_set():
             self._changed = False
             try:
-                await user_tasks.progress(self._clients, [self._report(utc_now())])
+                await self._teller.tell(self._report(utc_now()))
             except Unavailable as problem:
                 self._changed = True
                 log.warning("progress.waits", why=problem.detail)

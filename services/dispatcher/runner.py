@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import client
 from services.dispatcher.diagnostics import recording
 from services.dispatcher.folders import TaskFolder
-from services.dispatcher.progress import Progress
+from services.dispatcher.progress import Progress, Teller
 from services.dispatcher.reins import Reins
 from services.dispatcher.reporting import Reports
 from services.dispatcher.schemas import (
@@ -176,6 +176,7 @@ class TaskRunner:
         # Whether there may be work for us; whether the last exchange's answer was lost.
         self._asking = self._uncertain = False
         self._told = asyncio.Event()
+        self._teller: Teller | None = None
 
     async def take_work(self, context: WorkerContext) -> None:
         """The one job the dispatcher sends: there is something ready."""
@@ -323,7 +324,9 @@ class TaskRunner:
             fence=assignment.fence,
             attempt=assignment.attempt,
         )
-        progress = Progress(task_id, assignment.attempt, context.clients, context.sessions)
+        if self._teller is None or self._teller.clients is not context.clients:
+            self._teller = Teller(context.clients)
+        progress = Progress(task_id, assignment.attempt, self._teller, context.sessions)
         reports = Reports(
             task_id, assignment.group_id, context.clients, context.sessions,
             attempt=assignment.attempt,

@@ -38,6 +38,15 @@ class LimitReached(RuleBroken):
     type = "block-limit-reached"
 
 
+class ClipboardEmpty(BadInput):
+    """Nothing was copied."""
+
+    type, title = "clipboard-empty", "The clipboard is empty"
+
+    def __init__(self) -> None:
+        super().__init__("Copy something first: your clipboard is empty.")
+
+
 class FieldRefused(BadInput):
     """A rule about one field: the compatible body is an object with plain text."""
 

@@ -525,24 +525,6 @@ class Clipboard(Base, table=True):
     created: datetime = Field(sa_type=UTCDateTime)
 
 
-class ClipboardFile(Base, table=True):
-    """A static file of a component on a clipboard; its bytes stay where they are."""
-
-    __tablename__ = "clipboard_file"
-    username: str = Field(
-        sa_column=Column(
-            Text, ForeignKey("clipboard.username", ondelete="CASCADE"), primary_key=True
-        )
-    )
-    # The component in the copied tree.
-    source_key: str = Field(primary_key=True)
-    path: str = Field(primary_key=True)
-    content_path: str
-    media_type: str
-    hash: str = Field(max_length=40)
-    size: int = Field(sa_type=BigInteger)
-
-
 class Tag(Base, table=True):
     """A word that authors gave to an entity. Not versioned, as collections are not."""
 

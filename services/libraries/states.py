@@ -19,6 +19,10 @@ CHILD_KIND = {
     Kind.SECTION: Kind.SUBSECTION,
 }
 
+# How a container is called in OLX.
+OLX_TAGS = {Kind.UNIT: "vertical", Kind.SUBSECTION: "sequential", Kind.SECTION: "chapter"}
+KIND_OF_TAG = {tag: kind for kind, tag in OLX_TAGS.items()}
+
 
 class AccessLevel(StrEnum):
     """contract: libraries §3.3"""

@@ -86,18 +86,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
-        "clipboard_file",
-        sa.Column("username", sa.Text(), nullable=False),
-        sa.Column("source_key", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("path", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("content_path", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("media_type", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("hash", sqlmodel.sql.sqltypes.AutoString(length=40), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["username"], ["clipboard.username"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("username", "source_key", "path"),
-    )
-    op.create_table(
         "team_group_member",
         sa.Column("group_name", sa.Text(), nullable=False),
         sa.Column("username", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -128,7 +116,6 @@ def downgrade() -> None:
     op.drop_column("library", "staged_by")
     op.drop_index(op.f("ix_team_group_member_username"), table_name="team_group_member")
     op.drop_table("team_group_member")
-    op.drop_table("clipboard_file")
     op.drop_table("team_group")
     op.drop_index("role_assignment_scope", table_name="role_assignment")
     op.drop_index("role_assignment_person", table_name="role_assignment")

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 from shared.database import utc_now
+from shared.problems import Unavailable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -18,7 +19,7 @@ class Arrivals(Generic[Item, Answer]):
     `begin` opens a transaction, or a connection if one statement is all; `store` answers each
     item, in order. A caller returns after the commit that holds its items. When a transaction of
     several callers fails, each is tried alone: only the one whose items are at fault gets the
-    error.
+    error. What is away is nobody's fault: all get Unavailable at once.
     """
 
     def __init__(
@@ -64,7 +65,11 @@ class Arrivals(Generic[Item, Answer]):
             async with self._begin() as session:
                 answers = await self._store(session, items, now=utc_now())
         except Exception as error:  # The callers get it; the next batch is not to blame.
-            if len(batch) > 1:
+            if isinstance(error, Unavailable):
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            elif len(batch) > 1:
                 for one in batch:
                     await self._one_batch([one])
             elif not batch[0][1].done():
