@@ -53,10 +53,12 @@ async def dispatch_immediately(
     return answer
 
 
-@router.get("/tasks/{task_id}")
-async def show_task(task_id: UUID, service: ServiceDep, session: SessionDep) -> TaskView:
+@router.get("/tasks/{task_id}", response_model=TaskView)
+async def show_task(request: Request, task_id: UUID, service: ServiceDep) -> Response:
     """One task as services see it; while it waits, what for."""
-    return await explaining.view(session, task_id)
+    async with request.app.state.connections.acquire() as connection:
+        found = await explaining.view_json(connection, task_id)
+    return Response(found, media_type="application/json")
 
 
 @router.post("/tasks/{task_id}/cancel")

@@ -41,7 +41,8 @@ async def collecting(app: FastAPI) -> AsyncIterator[None]:
     async with sessions.begin() as session:
         await schedules.keep_built_in(session, state.settings, now=utc_now())
     state.accepting = Arrivals[TaskRequest, UUID](sessions.begin, runs.accept_each)
-    async with connections(state.settings.database_url, most=2) as pool:
+    async with connections(state.settings.database_url, most=4) as pool:
+        state.connections = pool
 
         async def exchange(
             connection: Any, items: Sequence[tuple[UUID, Exchange]], *, now: datetime

@@ -173,12 +173,12 @@ async def test_a_task_waits_for_a_worker_with_high_enough_versions(session: Asyn
     plain = await accept(session)
 
     assert given(await exchange(session, 1, worker=low)) == [plain]
-    why = await explaining.waiting_for(session, await get(session, task))
+    why = (await explaining.view(session, task)).waiting_for
     assert why is not None
     assert why.versions == {"core": "3.10"}
 
     await register_with(session, high, {"core": "3.10.0"})
-    assert await explaining.waiting_for(session, await get(session, task)) is None
+    assert (await explaining.view(session, task)).waiting_for is None
     assert given(await exchange(session, 1, worker=high)) == [task]
 
 
