@@ -52,7 +52,8 @@ with asked as materialized (
   where not exists (select from task where task.id = r.id offset 0)
 ), placed as materialized (
   select nextval(pg_get_serial_sequence('task', 'seq')) as seq, ordered.*
-  from (select * from asked order by place) as ordered
+  from (select row_number() over (order by place) as number, asked.* from asked
+        order by place) as ordered
 ), wish as (
   select seq, named.place::int, named.resource, named.place <= cardinality(exclusive) as exclusive
   from placed cross join lateral unnest(exclusive || shared)
@@ -77,8 +78,12 @@ with asked as materialized (
 ), stored as (
   insert into claim (seq, place, resource, exclusive, granted)
   select seq, place, resource, exclusive, granted from judged
-), waits as (
-  select seq, count(*) filter (where not granted)::int as claims from judged group by seq
+), waits as materialized (
+  -- By the task's number in this batch: each has a claim, on its domain. A join of the two would
+  -- compare all with all, as hashing is off.
+  select array_agg(claims order by seq) as claims
+  from (select seq, count(*) filter (where not granted)::int as claims
+        from judged group by seq) as one
 )
 insert into task (
   id, seq, state, name, queue, arguments, username, logging_cid, parent_id, group_id, chain_id,
@@ -90,14 +95,15 @@ select
   id, placed.seq, case when granted_lease then 'running' else 'waiting' end, name, queue,
   arguments, username, logging_cid, parent_id, group_id, chain_id, dependent, immediate,
   deferred, versions, requirement_id, profile_options, true, reserved, user_task, repeatable,
-  1, claims, $2, $2, case when claims = 0 then $2::timestamptz end,
+  1, ungranted.claims, $2, $2, case when ungranted.claims = 0 then $2::timestamptz end,
   lease_seconds,
   case when granted_lease then $2::timestamptz end,
   case when granted_lease then nextval('fence_seq') end,
   $2::timestamptz + make_interval(
     secs => case when granted_lease then lease_seconds else wait_seconds end)
-from placed join waits using (seq)
-cross join lateral (select claims = 0 and lease_seconds is not null as granted_lease) as lease
+from placed cross join waits
+cross join lateral (select waits.claims[placed.number] as claims) as ungranted
+cross join lateral (select ungranted.claims = 0 and lease_seconds is not null as granted_lease) as lease
 returning id, queue, blocked_by
 """
 
