@@ -10,16 +10,17 @@ from typing import Annotated
 from fastapi import Depends
 
 from services.libraries import entities, libraries, permissions
-from services.libraries.keys import parse_usage_key
+from services.libraries.errors import BlockUnknown
+from services.libraries.keys import parse_item_key, parse_usage_key
 from services.libraries.models import Entity, Library
-from services.libraries.states import Permission, component_ref
+from services.libraries.states import Kind, Permission, component_ref
 from shared.callers import CallerDep
 from shared.database import SessionDep
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A component and the library it is in."""
+    """A component or container, and the library it is in."""
 
     library: Library
     entity: Entity
@@ -52,6 +53,24 @@ class BlockFor:
         return Block(library, entity)
 
 
+class ContainerFor:
+    """The container of the path, for callers with a permission on its library."""
+
+    def __init__(self, permission: Permission, *, deleted: bool = False) -> None:
+        self._permission, self._deleted = permission, deleted
+
+    async def __call__(self, container_key: str, caller: CallerDep, session: SessionDep) -> Block:
+        key = parse_item_key(container_key)
+        if key.kind is Kind.COMPONENT:
+            raise BlockUnknown
+        library = await libraries.get(session, key.library_key)
+        await permissions.require(session, library, caller, self._permission)
+        entity = await entities.get(session, library, key.ref, deleted=self._deleted)
+        if entity.kind is not key.kind:
+            raise BlockUnknown
+        return Block(library, entity)
+
+
 ViewLibrary = Annotated[Library, Depends(LibraryFor(Permission.VIEW))]
 EditLibrary = Annotated[Library, Depends(LibraryFor(Permission.EDIT))]
 PublishLibrary = Annotated[Library, Depends(LibraryFor(Permission.PUBLISH))]
@@ -60,3 +79,8 @@ EditBlock = Annotated[Block, Depends(BlockFor(Permission.EDIT))]
 PublishBlock = Annotated[Block, Depends(BlockFor(Permission.PUBLISH, deleted=True))]
 ViewBlockEver = Annotated[Block, Depends(BlockFor(Permission.VIEW, deleted=True))]
 EditBlockEver = Annotated[Block, Depends(BlockFor(Permission.EDIT, deleted=True))]
+ViewContainer = Annotated[Block, Depends(ContainerFor(Permission.VIEW))]
+EditContainer = Annotated[Block, Depends(ContainerFor(Permission.EDIT))]
+PublishContainer = Annotated[Block, Depends(ContainerFor(Permission.PUBLISH))]
+ViewContainerEver = Annotated[Block, Depends(ContainerFor(Permission.VIEW, deleted=True))]
+EditContainerEver = Annotated[Block, Depends(ContainerFor(Permission.EDIT, deleted=True))]

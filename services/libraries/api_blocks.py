@@ -9,7 +9,16 @@ from fastapi.responses import JSONResponse, Response
 from sqlmodel import col, select
 from starlette.datastructures import UploadFile
 
-from services.libraries import components, entities, libraries, media, olx, permissions, publishing
+from services.libraries import (
+    components,
+    drafts,
+    entities,
+    libraries,
+    media,
+    olx,
+    permissions,
+    publishing,
+)
 from services.libraries.access import (
     EditBlock,
     EditBlockEver,
@@ -100,18 +109,14 @@ async def get_block(block: ViewBlock, session: SessionDep) -> JSONResponse:
 @router.delete("/blocks/{usage_key}/")
 async def delete_block(block: EditBlock, caller: CallerDep, session: SessionDep) -> dict[str, Any]:
     """Delete the draft; readers see the published version until that is published."""
-    await components.delete(
-        session, block.library, block.entity, user=caller.username, now=utc_now()
-    )
+    await drafts.delete(session, block.library, block.entity, user=caller.username, now=utc_now())
     return {}
 
 
 @router.post("/blocks/{usage_key}/restore/", status_code=204)
 async def restore_block(block: EditBlockEver, caller: CallerDep, session: SessionDep) -> None:
     """Bring a deleted component back at its newest version."""
-    await components.restore(
-        session, block.library, block.entity, user=caller.username, now=utc_now()
-    )
+    await drafts.restore(session, block.library, block.entity, user=caller.username, now=utc_now())
 
 
 @router.get("/blocks/{usage_key}/olx/")

@@ -6,6 +6,8 @@ from fastapi import FastAPI
 from services.libraries import (
     api,
     api_blocks,
+    api_containers,
+    api_histories,
     api_resources,
     api_search,
     api_tasks,
@@ -22,9 +24,11 @@ def create_app(
         settings or Settings(),
         title="Lyceum libraries",
         description="Authored content outside any course: drafts, publishing, backup.",
-        # Blocks first: `blocks` is a reserved word where a library key could stand.
+        # Words like `blocks` and `containers` are reserved where a library key could stand.
         routers=[
             api_search.router,
+            api_histories.router,
+            api_containers.router,
             api_blocks.router,
             api_resources.router,
             api_versions.router,

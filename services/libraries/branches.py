@@ -6,7 +6,7 @@ function uses a fixed number of statements, however many entities move.
 contract: content_core §2.2, §2.5, §2.6
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -98,11 +98,19 @@ PUBLISHED = Branch(
 )
 
 
-async def spread(session: AsyncSession, branch: Branch, log: int) -> None:
-    """Point to what the log's records say, then carry the news up to every ancestor."""
+async def spread(
+    session: AsyncSession, branch: Branch, log: int, *, within: Collection[int] | None = None
+) -> None:
+    """Point to what the log's records say, then carry the news up to every ancestor.
+
+    `within` is what was locked beforehand: a container that took an entity in meanwhile has a
+    record of that itself, and waiting for it out of order could wait forever.
+    """
     connection = await session.connection()
     await connection.execute(branch.point, {"log": log})
     edges = (await connection.execute(branch.walk, {"log": log})).all()
+    if within is not None:
+        edges = [edge for edge in edges if edge.parent in within and edge.child in within]
     if not edges:
         return
     versions = {edge.parent: edge.version for edge in edges}
@@ -129,8 +137,17 @@ _DRAFT_RECORDS = text("""
     where draft.version_id is distinct from moved.version_id
     order by moved.entity_id
 """)
+# What moves and everything above it, in one order: whoever else comes waits before it has begun.
 _LOCK_DRAFTS = text("""
-    select entity_id from draft where entity_id = any(cast(:ids as bigint[]))
+    with recursive up (entity_id) as (
+      select unnest(cast(:ids as bigint[]))
+      union
+      select draft.entity_id
+      from up
+      join dependency on dependency.entity_id = up.entity_id
+      join draft on draft.version_id = dependency.version_id
+    )
+    select entity_id from draft where entity_id in (select entity_id from up)
     order by entity_id for update
 """)
 
@@ -151,7 +168,7 @@ async def move_drafts(
     if not moves:
         return 0
     connection = await session.connection()
-    await connection.execute(_LOCK_DRAFTS, {"ids": list(moves)})
+    locked = (await connection.execute(_LOCK_DRAFTS, {"ids": list(moves)})).scalars().all()
     values: dict[str, Any] = {"library_id": library.id, "now": now, "user": user}
     log = (await connection.execute(_DRAFT_LOG, values)).scalar_one()
     rows = [{"entity_id": entity, "version_id": version} for entity, version in moves.items()]
@@ -161,5 +178,5 @@ async def move_drafts(
     if moved.rowcount == 0:
         await connection.execute(text("delete from draft_log where id = :log"), {"log": log})
         return 0
-    await spread(session, DRAFT, log)
+    await spread(session, DRAFT, log, within={*locked, *moves})
     return int(moved.rowcount)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import branches, entities, media, olx, publishing, versions
+from services.libraries import entities, media, olx, publishing, versions
 from services.libraries.entities import VIEW, NewEntity
 from services.libraries.errors import (
     AssetUnknown,
@@ -350,25 +350,3 @@ async def page(
         text(f"{VIEW} where {where} order by entity.id limit :limit offset :offset"), values
     )
     return rows.all(), count.scalar_one()
-
-
-async def delete(
-    session: AsyncSession, library: Library, entity: Entity, *, user: str, now: datetime
-) -> None:
-    """Point the draft at nothing; what is published stays until that is published too."""
-    await branches.move_drafts(session, library, {entity.id: None}, user=user, now=now)
-
-
-async def restore(
-    session: AsyncSession, library: Library, entity: Entity, *, user: str, now: datetime
-) -> None:
-    """Point the draft at the newest version. contract: libraries §3.6 #26"""
-    connection = await session.connection()
-    newest = await connection.execute(
-        text("select id from version where entity_id = :id order by version_num desc limit 1"),
-        {"id": entity.id},
-    )
-    version_id = newest.scalar()
-    if version_id is not None:
-        moves: dict[int, int | None] = {entity.id: version_id}
-        await branches.move_drafts(session, library, moves, user=user, now=now)

@@ -1,14 +1,24 @@
-"""Containers: ordered lists of children with a title. contract: content_core §1.6, §2.9"""
+"""Containers: ordered lists of children with a title. contract: content_core §1.6, §2.9
 
+What changes the tree (children, deleting, restoring) holds the library's lock: of two changes at
+once the second builds on what the first has made.
+"""
+
+import re
+import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import entities, versions
-from services.libraries.entities import NewEntity
-from services.libraries.errors import BlockExists, BlockUnknown, RuleBroken
+from services.libraries import drafts, entities, publishing, versions
+from services.libraries.entities import VIEW, NewEntity
+from services.libraries.errors import BlockExists, BlockUnknown, PositionChanged, RuleBroken
+from services.libraries.keys import ItemKey
 from services.libraries.models import Entity, Library
 from services.libraries.states import CHILD_KIND, Kind, code_is_valid
 from services.libraries.versions import MadeVersion, NewVersion
@@ -86,7 +96,9 @@ async def rename(
     user: str | None,
     now: datetime,
 ) -> MadeVersion:
-    """A new version with another title and the same children."""
+    """A new version with another title and the same children. Raises BlockUnknown if deleted."""
+    await publishing.lock(session, library)
+    await drafts.require_live(session, container)
     new = NewVersion(container.id, title=title)
     return (await versions.make(session, library, [new], user=user, now=now))[container.id]
 
@@ -127,3 +139,213 @@ async def _resolve(
             raise BlockUnknown(f"There is no {ref} in this library.")
         resolved.append((ids[ref], pins[(ref, number)] if number is not None else None))
     return resolved
+
+
+LONGEST_SLUG = 240
+
+
+def make_code(title: str) -> str:
+    """A code out of a title and chance. contract: libraries §4.7"""
+    kept = re.sub(r"[^\w\s-]", "", title.lower())
+    slug = re.sub(r"[-\s]+", "-", kept).strip("-_")[:LONGEST_SLUG]
+    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)
+
+
+class Change(StrEnum):
+    """What to do with a list of children. contract: libraries #44 to #46"""
+
+    APPEND = "append"
+    REPLACE = "replace"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRow:
+    """One row of a list of children, shown or hidden."""
+
+    entity_id: int
+    pin: int | None
+    entity_ref: str
+    shown: bool
+
+
+async def change_children(
+    session: AsyncSession,
+    library: Library,
+    container: Entity,
+    change: Change,
+    keys: Sequence[ItemKey],
+    *,
+    user: str | None,
+    now: datetime,
+) -> MadeVersion:
+    """Append, replace or remove children: always one new version.
+
+    Rows of deleted children stay where they are unless the list is replaced. Raises RuleBroken
+    for a child of another library or of a kind that does not belong here, BlockUnknown for one
+    that is not there. Removing ignores what is not a child. contract: libraries §4.11
+    """
+    await publishing.lock(session, library)
+    await drafts.require_live(session, container)
+    base = [] if change is Change.REPLACE else await _rows(session, container)
+    if change is Change.REMOVE:
+        gone = {key.ref for key in keys if key.library_key == library.key}
+        rows = [(row.entity_id, row.pin) for row in base if row.entity_ref not in gone]
+    else:
+        ids = await _live_children(session, library, container.kind, keys)
+        rows = [(row.entity_id, row.pin) for row in base]
+        rows += [(ids[key.ref], None) for key in keys]
+    return await _write(session, library, container, rows, user=user, now=now)
+
+
+async def remove_at(
+    session: AsyncSession,
+    library: Library,
+    container: Entity,
+    position: int,
+    *,
+    expected: str | None = None,
+    user: str | None,
+    now: datetime,
+) -> MadeVersion:
+    """Remove the child at one position of the list as it is shown, and no other copy of it.
+
+    Raises BlockUnknown past the end, PositionChanged when the child there is not the one
+    `expected` (a ref).
+    """
+    await publishing.lock(session, library)
+    await drafts.require_live(session, container)
+    base = await _rows(session, container)
+    shown = [place for place, row in enumerate(base) if row.shown]
+    if position >= len(shown):
+        raise BlockUnknown("There is no child at this position.")
+    place = shown[position]
+    if expected is not None and base[place].entity_ref != expected:
+        raise PositionChanged
+    rows = [(row.entity_id, row.pin) for row in base[:place] + base[place + 1 :]]
+    return await _write(session, library, container, rows, user=user, now=now)
+
+
+async def _write(
+    session: AsyncSession,
+    library: Library,
+    container: Entity,
+    rows: list[tuple[int, int | None]],
+    *,
+    user: str | None,
+    now: datetime,
+) -> MadeVersion:
+    new = NewVersion(container.id, children=rows)
+    return (await versions.make(session, library, [new], user=user, now=now))[container.id]
+
+
+async def _rows(session: AsyncSession, container: Entity) -> list[ChildRow]:
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select child.entity_id, child.pinned_version_id, entity.entity_ref,
+                   coalesce(child.pinned_version_id, own.version_id) is not null as shown
+            from draft join child on child.version_id = draft.version_id
+            join entity on entity.id = child.entity_id
+            left join draft own on own.entity_id = child.entity_id
+            where draft.entity_id = :id order by child.order_num
+        """),
+        {"id": container.id},
+    )
+    return [
+        ChildRow(row.entity_id, row.pinned_version_id, row.entity_ref, row.shown) for row in found
+    ]
+
+
+async def _live_children(
+    session: AsyncSession, library: Library, kind: Kind, keys: Sequence[ItemKey]
+) -> dict[str, int]:
+    if any(key.library_key != library.key for key in keys):
+        raise RuleBroken("Children must be of the same library.")
+    for key in keys:
+        if key.kind is not CHILD_KIND[kind]:
+            raise RuleBroken(f'The entity "{key.ref}" cannot be added to a "{kind}" container.')
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select entity.entity_ref, entity.kind, entity.id from entity
+            join draft on draft.entity_id = entity.id
+            where entity.library_id = :library_id and draft.version_id is not null
+              and entity.entity_ref = any(cast(:refs as text[]))
+        """),
+        {"library_id": library.id, "refs": [key.ref for key in keys]},
+    )
+    live = {(row.entity_ref, row.kind): row.id for row in found}
+    for key in keys:
+        if (key.ref, key.kind) not in live:
+            raise BlockUnknown(f"There is no {key.type} {key.code} in this library.")
+    return {key.ref: live[key.ref, key.kind] for key in keys}
+
+
+# Both views of a child's row: what is seen is the pin, or else where the branch stands.
+_CHILDREN = """
+    select entity.id, entity.code, entity.type, entity.kind, entity.entity_ref,
+           entity.can_stand_alone, entity.created, entity.created_by,
+           seen.title, seen.version_num, seen.created as modified, seen.created_by as modified_by,
+           live.created as drafted, live.created_by as drafted_by,
+           shown.title as published_title, publish_log.published_at, publish_log.published_by,
+           draft.version_id is distinct from published.version_id as changed
+    from {branch} parent
+    join child on child.version_id = parent.version_id
+    join entity on entity.id = child.entity_id
+    left join draft on draft.entity_id = entity.id
+    left join published on published.entity_id = entity.id
+    join version seen on seen.id = coalesce(child.pinned_version_id, {branch_of_child}.version_id)
+    left join version live on live.id = draft.version_id
+    left join version shown on shown.id = published.version_id
+    left join publish_record on publish_record.id = published.record_id
+    left join publish_log on publish_log.id = publish_record.log_id
+    where parent.entity_id = :id order by child.order_num
+"""
+
+
+async def children(
+    session: AsyncSession, container: Entity, *, published: bool = False
+) -> Sequence[Row[Any]]:
+    """The children in order, of the draft or of what readers see; hidden rows are left out."""
+    branch = "published" if published else "draft"
+    connection = await session.connection()
+    found = await connection.execute(
+        text(_CHILDREN.format(branch=branch, branch_of_child=branch)), {"id": container.id}
+    )
+    return found.all()
+
+
+async def page(
+    session: AsyncSession,
+    library: Library,
+    *,
+    size: int,
+    number: int,
+    text_search: str = "",
+    types: Sequence[str] = (),
+) -> tuple[Sequence[Row[Any]], int]:
+    """Live containers in the order they were made, and how many match."""
+    where = """entity.library_id = :library_id and entity.kind <> 'component'
+               and (:every or entity.type = any(cast(:types as text[])))
+               and (strpos(lower(live.title), lower(:search)) > 0
+                    or strpos(lower(entity.code), lower(:search)) > 0)"""
+    values: dict[str, Any] = {
+        "library_id": library.id,
+        "every": not types,
+        "types": [name.replace("\x00", "") for name in types],
+        "search": text_search.replace("\x00", ""),
+    }
+    connection = await session.connection()
+    count = await connection.execute(
+        text(f"""
+            select count(*) from entity join draft on draft.entity_id = entity.id
+            join version live on live.id = draft.version_id where {where}
+        """),
+        values,
+    )
+    values |= {"limit": size, "offset": (number - 1) * size}
+    rows = await connection.execute(
+        text(f"{VIEW} where {where} order by entity.id limit :limit offset :offset"), values
+    )
+    return rows.all(), count.scalar_one()

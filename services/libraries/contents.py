@@ -8,7 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import library_version_contents, permissions
 from services.libraries.errors import BlockUnknown, ContentUnknown
-from services.libraries.keys import container_key, usage_key
+from services.libraries.keys import item_key
 from services.libraries.models import Library
 from services.libraries.resources import moment, resource_href
 from services.libraries.states import Kind, Permission
@@ -17,9 +17,7 @@ from shared.callers import Caller
 
 def key_of(library: Library, kind: str, type: str, code: str) -> str:
     """How callers name a component or container."""
-    if kind == Kind.COMPONENT:
-        return usage_key(library.org, library.slug, type, code)
-    return container_key(library.org, library.slug, type, code)
+    return item_key(library.org, library.slug, kind, type, code)
 
 
 def view(library: Library, row: Row[Any]) -> dict[str, Any]:

@@ -56,6 +56,14 @@ class FieldRefused(BadInput):
         super().__init__(message, fields={field: message})
 
 
+class PositionChanged(Conflict):
+    type, title = "position-changed", "Another child is at this position now"
+
+
+class NotDeleted(Conflict):
+    type, title = "not-deleted", "This is not deleted"
+
+
 class Superseded(Conflict):
     type = "superseded"
     title = "Other work has changed the library since this one lost its lock."

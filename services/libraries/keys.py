@@ -1,5 +1,7 @@
 """Opaque keys of libraries and blocks: made and read by the platform's own package."""
 
+from dataclasses import dataclass
+
 from opaque_keys import InvalidKeyError
 from opaque_keys.edx.locator import (
     LibraryContainerLocator,
@@ -8,6 +10,9 @@ from opaque_keys.edx.locator import (
 )
 
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
+from services.libraries.states import Kind, component_ref
+
+CONTAINERS = frozenset(Kind) - {Kind.COMPONENT}
 
 
 def library_key(org: str, slug: str) -> str:
@@ -61,3 +66,37 @@ def parse_container_key(text: str) -> LibraryContainerLocator:
     if str(key) != text or "\x00" in text:
         raise BlockUnknown
     return key
+
+
+@dataclass(frozen=True, slots=True)
+class ItemKey:
+    """The parts of a component's or a container's key."""
+
+    library_key: str
+    kind: Kind
+    type: str
+    code: str
+
+    @property
+    def ref(self) -> str:
+        """How its library names it. contract: content_core §1.5, §1.6"""
+        return component_ref(self.type, self.code) if self.kind is Kind.COMPONENT else self.code
+
+
+def parse_item_key(text: str) -> ItemKey:
+    """Raises BlockUnknown for what is neither a component's nor a container's key."""
+    if text.startswith("lct:"):
+        container = parse_container_key(text)
+        if container.container_type not in CONTAINERS:
+            raise BlockUnknown
+        kind = Kind(container.container_type)
+        return ItemKey(str(container.lib_key), kind, kind.value, container.container_id)
+    block = parse_usage_key(text)
+    return ItemKey(str(block.lib_key), Kind.COMPONENT, block.block_type, block.usage_id)
+
+
+def item_key(org: str, slug: str, kind: str, type: str, code: str) -> str:
+    """How callers name a component or a container."""
+    if kind == Kind.COMPONENT:
+        return usage_key(org, slug, type, code)
+    return container_key(org, slug, type, code)

@@ -246,6 +246,8 @@ class PublishRecord(Base, table=True):
         default=None, sa_column=owned_by("version.id", nullable=True)
     )
     direct: bool | None = False
+    # The change of the draft that this made public; what came later is not in it.
+    draft_log_id: int | None = Field(default=None, sa_type=BigInteger)
 
     __table_args__ = (
         UniqueConstraint("log_id", "entity_id"),

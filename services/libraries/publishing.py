@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import branches
@@ -51,8 +52,13 @@ _LOG = text("""
 """)
 
 _RECORDS = text("""
-    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
-    select :log, r.entity_id, r.old, r.new, r.direct
+    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct,
+                                draft_log_id)
+    select :log, r.entity_id, r.old, r.new, r.direct, (
+      select max(log_id) from draft_record
+      where draft_record.entity_id = r.entity_id
+        and draft_record.new_version_id is not distinct from r.new
+        and draft_record.old_version_id is distinct from r.new)
     from unnest(cast(:entities as bigint[]), cast(:old as bigint[]), cast(:new as bigint[]),
                 cast(:direct as boolean[])) as r (entity_id, old, new, direct)
 """)
@@ -108,6 +114,50 @@ async def publish(
     rows = (await connection.execute(_CLOSURE, values)).all()
     changes = [(row.entity_id, row.published, row.draft, row.direct) for row in rows]
     return await _publish(session, library, changes, user=user, now=now, message=message)
+
+
+_ABOUT = text("""
+    select entity.id, entity.kind, entity.type, entity.code, old.version_num as old_num,
+           new.version_num as new_num, old.title as old_title,
+           coalesce(new.title, old.title, '') as title
+    from unnest(cast(:ids as bigint[]), cast(:old as bigint[]), cast(:new as bigint[]))
+      as r (id, old, new)
+    join entity on entity.id = r.id
+    left join version old on old.id = r.old
+    left join version new on new.id = r.new
+    order by entity.id
+""")
+
+# Containers that readers see, above what would be published: what they show changes with it.
+_TOUCHED = text("""
+    with recursive above (entity_id) as (
+      select unnest(cast(:ids as bigint[]))
+      union
+      select published.entity_id from above
+      join dependency on dependency.entity_id = above.entity_id
+      join published on published.version_id = dependency.version_id
+    )
+    select entity.id, entity.kind, entity.type, entity.code, version.title from entity
+    join published on published.entity_id = entity.id
+    join version on version.id = published.version_id
+    where entity.id in (select entity_id from above)
+      and not entity.id = any(cast(:ids as bigint[]))
+    order by entity.id
+""")
+
+
+async def preview(
+    session: AsyncSession, library: Library, entity_id: int
+) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+    """What publishing an item would publish now, and which containers would show it."""
+    connection = await session.connection()
+    values = {"library_id": library.id, "ids": [entity_id]}
+    closure = (await connection.execute(_CLOSURE, values)).all()
+    rows = [row for row in closure if row.published != row.draft]
+    ids = [row.entity_id for row in rows]
+    pairs = {"old": [row.published for row in rows], "new": [row.draft for row in rows]}
+    about = (await connection.execute(_ABOUT, {"ids": ids, **pairs})).all()
+    return about, (await connection.execute(_TOUCHED, {"ids": ids})).all()
 
 
 async def _publish(

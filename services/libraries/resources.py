@@ -23,6 +23,7 @@ from services.dispatcher.general import (
 )
 from services.libraries import (
     components,
+    drafts,
     entities,
     libraries,
     library_versions,
@@ -410,7 +411,7 @@ class Components(OfLibrary):
         return thing
 
     async def delete(self, call: Call, thing: Component) -> dict[str, int]:
-        await components.delete(
+        await drafts.delete(
             call.session, thing.library, thing.entity, user=call.caller.username, now=utc_now()
         )
         return {self.label: 1}

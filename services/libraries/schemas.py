@@ -1,9 +1,16 @@
 """Request bodies of the libraries' routes."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from services.libraries.states import LICENSES
 
@@ -49,6 +56,12 @@ def _license(value: str) -> str:
     return value
 
 
+def _not_empty(value: list[Any]) -> list[Any]:
+    if not value:
+        raise ValueError("This list may not be empty.")
+    return value
+
+
 Plain = Annotated[str, BeforeValidator(_text)]
 Title = Annotated[Plain, StringConstraints(max_length=500), AfterValidator(_not_blank)]
 Description = Annotated[Plain, StringConstraints(max_length=10_000)]
@@ -88,10 +101,44 @@ class BlockCreation(BaseModel):
     staged_content: Any = None
 
 
+class ContainerCreation(BaseModel):
+    """contract: libraries §3.8 #39"""
+
+    container_type_code: Literal["unit", "subsection", "section"]
+    display_name: Title
+    slug: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_slug)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("container_type_code") is None:
+            older = data.get("container_type")
+            return data | ({"container_type_code": older} if older is not None else {})
+        return data
+
+
+class ContainerChanges(BaseModel):
+    """contract: libraries §3.8 #41"""
+
+    display_name: Title
+
+
+class ChildKeys(BaseModel):
+    """contract: libraries §3.8 #44 to #46"""
+
+    usage_keys: Annotated[list[Any], AfterValidator(_not_empty)]
+
+
 class OlxText(BaseModel):
     """contract: libraries §3.6 #30"""
 
     olx: Annotated[str, Field(min_length=1)]
+
+
+class Discarded(BaseModel):
+    """Keys of the items whose drafts were taken back."""
+
+    discarded: list[str]
 
 
 class OlxSaved(BaseModel):

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event
 
-from services.libraries import backup, collections, components, containers, entities, media
+from services.libraries import backup, collections, components, containers, drafts, entities, media
 from services.libraries.archive_contents import OLX_PATH, ArchivedEntity
 from services.libraries.archive_reading import read_archive
 from services.libraries.backup import backup_library, file_name
@@ -187,7 +187,7 @@ async def test_only_draft_and_published_versions_and_enabled_collections(
                 await publish_all(session, library, user="ada", now=NOON)
     async with database.sessions.begin() as session:
         entity = await entities.get(session, library, "xblock.v1:html:b")
-        await components.delete(session, library, entity, user="ada", now=NOON)
+        await drafts.delete(session, library, entity, user="ada", now=NOON)
         for code in ("on", "off"):
             collection = await collections.create(
                 session, library, code=code, title=code, user="ada", now=NOON

@@ -19,6 +19,7 @@ from sqlmodel import select
 from services.libraries import (
     components,
     containers,
+    drafts,
     entities,
     export_names,
     leftovers,
@@ -86,7 +87,7 @@ class Shelf:
     async def delete(self, code: str) -> None:
         async with self.sessions.begin() as session:
             entity = await entities.get(session, self.library, f"xblock.v1:html:{code}")
-            await components.delete(session, self.library, entity, user="ada", now=NOON)
+            await drafts.delete(session, self.library, entity, user="ada", now=NOON)
 
     async def snapshot(self) -> int:
         async with self.sessions.begin() as session:

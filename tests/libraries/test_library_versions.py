@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import (
     components,
     containers,
+    drafts,
     entities,
     libraries,
     library_version_contents,
@@ -126,7 +127,7 @@ async def test_versions_stay_as_they_were_made(session: AsyncSession, library: L
     before = await units(session, library, 1)
     await write_and_publish(session, library, html("a", "second"))
     gone = await entities.get(session, library, "xblock.v1:html:b")
-    await components.delete(session, library, gone, user="ada", now=NOON)
+    await drafts.delete(session, library, gone, user="ada", now=NOON)
     await publishing.publish_all(session, library, user="ada", now=NOON)
     made = await snapshot(session, library)
 
@@ -380,7 +381,7 @@ async def test_containers_are_read_with_the_children_of_their_time(
     await snapshot(session, library)
     await write_and_publish(session, library, html("a", "second"), html("pinned", "second"))
     gone = await entities.get(session, library, "xblock.v1:html:b")
-    await components.delete(session, library, gone, user="ada", now=NOON)
+    await drafts.delete(session, library, gone, user="ada", now=NOON)
     await publishing.publish_all(session, library, user="ada", now=NOON)
     await snapshot(session, library)
 

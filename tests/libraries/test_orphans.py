@@ -30,6 +30,7 @@ from services.dispatcher.states import FINAL
 from services.libraries import (
     components,
     containers,
+    drafts,
     entities,
     library_versions,
     media,
@@ -106,7 +107,7 @@ class Author:
     async def delete(self, code: str) -> None:
         async with self.database.sessions.begin() as session:
             entity = await entities.get(session, self.library, f"xblock.v1:html:{code}")
-            await components.delete(session, self.library, entity, user="ada", now=LONG_AGO)
+            await drafts.delete(session, self.library, entity, user="ada", now=LONG_AGO)
 
     async def pin(self, code: str) -> None:
         async with self.database.sessions.begin() as session:

@@ -10,7 +10,15 @@ import pytest_asyncio
 from sqlalchemy import event, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import components, containers, entities, libraries, media, publishing
+from services.libraries import (
+    components,
+    containers,
+    drafts,
+    entities,
+    libraries,
+    media,
+    publishing,
+)
 from services.libraries.components import NewComponent
 from services.libraries.errors import BlockExists, LimitReached, Superseded
 from services.libraries.models import Entity, Library
@@ -152,7 +160,7 @@ async def test_a_childs_deletion_is_published_with_its_parent(
     subsection = await unit_in_subsection(session, library)
     await publish_all(session, library)
     problem = await find(session, library, "p")
-    await components.delete(session, library, problem, user="ines", now=NOON)
+    await drafts.delete(session, library, problem, user="ines", now=NOON)
 
     await publishing.publish(session, library, [subsection.id], user="ines", now=NOON)
 

@@ -1,0 +1,236 @@
+"""Routes of containers and their children. contract: libraries §3.8, §4.11
+
+A caller without permission on the library may not read here by a role in a course (`course_id` of
+#40 and #43): tokens carry no rights on single courses, so the parameter is ignored.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse
+
+from services.libraries import containers, drafts, entities, publishing
+from services.libraries.access import (
+    Block,
+    EditContainer,
+    EditContainerEver,
+    EditLibrary,
+    PublishContainer,
+    ViewContainer,
+    ViewLibrary,
+)
+from services.libraries.api import LAST, page_number, page_size, settings_of
+from services.libraries.containers import Change
+from services.libraries.errors import BlockUnknown
+from services.libraries.keys import ItemKey, parse_item_key
+from services.libraries.models import Library
+from services.libraries.schemas import ChildKeys, ContainerChanges, ContainerCreation
+from services.libraries.states import Kind
+from services.libraries.views import container_json, item_json
+from shared.callers import CallerDep
+from shared.database import SessionDep, utc_now
+from shared.paging import numbered
+from shared.problems import BadInput, NotFound
+
+router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
+Position = Annotated[int, Path(ge=0, le=10**9)]
+
+
+@router.get("/{lib_key}/containers/")
+async def list_containers(
+    request: Request,
+    library: ViewLibrary,
+    session: SessionDep,
+    text_search: str = "",
+    container_type: Annotated[list[str], Query()] = [],  # noqa: B006
+    page: str = "1",
+    page_size_text: Annotated[str, Query(alias="page_size")] = "",
+) -> JSONResponse:
+    """Live containers in the order in which they were made."""
+    size, number = page_size(page_size_text), page_number(page)
+    search: dict[str, Any] = {"text_search": text_search, "types": container_type}
+    rows, count = await containers.page(
+        session, library, size=size, number=1 if number == LAST else number, **search
+    )
+    last = max(1, -(-count // size))
+    if number == LAST:
+        number = last
+        rows, _ = await containers.page(session, library, size=size, number=last, **search)
+    elif number > last:
+        raise NotFound("Invalid page.")
+    origin = settings_of(request).origin_url
+    results = await _rows_json(session, library, rows)
+    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+
+
+@router.post("/{lib_key}/containers/")
+async def create_container(
+    library: EditLibrary, body: ContainerCreation, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """A new, empty container. Its key is made out of its name unless `slug` is given."""
+    container = await containers.create(
+        session, library, kind=Kind(body.container_type_code),
+        code=body.slug or containers.make_code(body.display_name), title=body.display_name,
+        user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, Block(library, container))
+
+
+async def _shown(session: SessionDep, container: Block) -> JSONResponse:
+    ident = container.entity.id
+    row = await entities.show(session, ident)
+    mine = await entities.collections_of(session, ident)
+    below = await entities.changed_below(session, [ident])
+    return JSONResponse(container_json(container.library, row, mine, changed_below=below))
+
+
+async def _rows_json(session: SessionDep, library: Library, rows: Any) -> list[dict[str, Any]]:
+    ids = [row.id for row in rows if row.kind != Kind.COMPONENT]
+    below = await entities.changed_below(session, ids)
+    return [item_json(library, row, changed_below=below) for row in rows]
+
+
+@router.get("/containers/{container_key}/")
+async def get_container(container: ViewContainer, session: SessionDep) -> JSONResponse:
+    """One live container."""
+    return await _shown(session, container)
+
+
+@router.patch("/containers/{container_key}/")
+async def rename_container(
+    container: EditContainer, body: ContainerChanges, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """A new version with this title and the same children."""
+    await containers.rename(
+        session, container.library, container.entity, body.display_name,
+        user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, container)
+
+
+@router.delete("/containers/{container_key}/", status_code=204)
+async def delete_container(
+    container: EditContainer, caller: CallerDep, session: SessionDep
+) -> None:
+    """Delete the draft. Its children stay, and readers see what is published until that is too."""
+    await drafts.delete(
+        session, container.library, container.entity, user=caller.username, now=utc_now()
+    )
+
+
+@router.post("/containers/{container_key}/restore/", status_code=204)
+async def restore_container(
+    container: EditContainerEver, caller: CallerDep, session: SessionDep
+) -> None:
+    """Bring a deleted container back at its newest version, with its children."""
+    await drafts.restore(
+        session, container.library, container.entity, user=caller.username, now=utc_now()
+    )
+
+
+@router.post("/containers/{container_key}/publish/")
+async def publish_container(
+    container: PublishContainer, caller: CallerDep, session: SessionDep
+) -> dict[str, Any]:
+    """Publish this container and everything below it that differs, deletions included."""
+    await publishing.publish(
+        session, container.library, [container.entity.id], user=caller.username, now=utc_now()
+    )
+    return {}
+
+
+@router.get("/containers/{container_key}/children/")
+async def list_children(
+    container: ViewContainer, session: SessionDep, published: bool = False
+) -> JSONResponse:
+    """The children in order: of the draft, or with `published=true` as readers see them."""
+    rows = await containers.children(session, container.entity, published=published)
+    return JSONResponse(await _rows_json(session, container.library, rows))
+
+
+@router.post("/containers/{container_key}/children/")
+async def append_children(
+    container: EditContainer, body: ChildKeys, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """Add children at the end, in this order."""
+    return await _change(container, Change.APPEND, body, caller, session)
+
+
+@router.patch("/containers/{container_key}/children/")
+async def replace_children(
+    container: EditContainer, body: ChildKeys, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """Exactly these children in this order; deleted ones that were in the list go for good."""
+    return await _change(container, Change.REPLACE, body, caller, session)
+
+
+@router.delete("/containers/{container_key}/children/")
+async def remove_children(
+    container: EditContainer, body: ChildKeys, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    """Remove every occurrence of these children."""
+    return await _change(container, Change.REMOVE, body, caller, session)
+
+
+async def _change(
+    container: Block, change: Change, body: ChildKeys, caller: CallerDep, session: SessionDep
+) -> JSONResponse:
+    await containers.change_children(
+        session, container.library, container.entity, change, _item_keys(body.usage_keys),
+        user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, container)
+
+
+def _item_keys(texts: list[Any]) -> list[ItemKey]:
+    keys, wrong = [], {}
+    for place, text in enumerate(texts):
+        key = _item_key(text)
+        if key is None:
+            wrong[str(place)] = ["Not the key of a component or a container."]
+        else:
+            keys.append(key)
+    if wrong:
+        raise BadInput("usage_keys: some are not keys.", fields={"usage_keys": wrong})
+    return keys
+
+
+def _item_key(text: Any) -> ItemKey | None:
+    try:
+        return parse_item_key(text) if isinstance(text, str) else None
+    except BlockUnknown:
+        return None
+
+
+@router.get("/containers/{container_key}/children/{position}/")
+async def get_child(
+    container: ViewContainer, position: Position, session: SessionDep, published: bool = False
+) -> JSONResponse:
+    """The child at one position, counted from 0."""
+    rows = await containers.children(session, container.entity, published=published)
+    if position >= len(rows):
+        raise BlockUnknown("There is no child at this position.")
+    (shown,) = await _rows_json(session, container.library, [rows[position]])
+    return JSONResponse(shown)
+
+
+@router.delete("/containers/{container_key}/children/{position}/")
+async def remove_child(
+    container: EditContainer,
+    position: Position,
+    caller: CallerDep,
+    session: SessionDep,
+    expected: str | None = None,
+) -> JSONResponse:
+    """Remove the child at one position, and no other copy of it.
+
+    With the child's key as `expected` it is 409 when another child is there by now.
+    """
+    key = _item_key(expected)
+    if expected is not None and key is None:
+        raise BadInput("expected: not a key.", fields={"expected": ["Not a key."]})
+    await containers.remove_at(
+        session, container.library, container.entity, position,
+        expected=key.ref if key else None, user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, container)
