@@ -103,7 +103,8 @@ select
     secs => case when granted_lease then lease_seconds else wait_seconds end)
 from placed cross join waits
 cross join lateral (select waits.claims[placed.number] as claims) as ungranted
-cross join lateral (select ungranted.claims = 0 and lease_seconds is not null as granted_lease) as lease
+cross join lateral (
+  select ungranted.claims = 0 and lease_seconds is not null as granted_lease) as lease
 returning id, queue, blocked_by
 """
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from services.libraries import (
     api,
     api_blocks,
+    api_clipboard,
     api_containers,
     api_histories,
     api_resources,
@@ -27,6 +28,8 @@ def create_app(
         # Words like `blocks` and `containers` are reserved where a library key could stand.
         routers=[
             api_search.router,
+            api_clipboard.router,
+            api_clipboard.staging_router,
             api_histories.router,
             api_containers.router,
             api_blocks.router,
@@ -37,6 +40,11 @@ def create_app(
             api_blocks.bytes_router,
             api_blocks.xblock_router,
         ],
-        compatible=["/api/libraries/v2/", "/api/xblock/v2/", "/library_assets/"],
+        compatible=[
+            "/api/libraries/v2/",
+            "/api/xblock/v2/",
+            "/library_assets/",
+            "/api/content-staging/v1/",
+        ],
         transport=transport,
     )

@@ -289,7 +289,8 @@ _CHILDREN = """
            seen.title, seen.version_num, seen.created as modified, seen.created_by as modified_by,
            live.created as drafted, live.created_by as drafted_by,
            shown.title as published_title, publish_log.published_at, publish_log.published_by,
-           draft.version_id is distinct from published.version_id as changed
+           draft.version_id is distinct from published.version_id as changed,
+           (select count(*) from tag where tag.entity_id = entity.id) as tags
     from {branch} parent
     join child on child.version_id = parent.version_id
     join entity on entity.id = child.entity_id

@@ -38,6 +38,10 @@ class LimitReached(RuleBroken):
     type = "block-limit-reached"
 
 
+class ClipboardUnknown(NotFound):
+    type = "clipboard-unknown"
+
+
 class ClipboardEmpty(BadInput):
     """Nothing was copied."""
 

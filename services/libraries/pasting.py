@@ -1,9 +1,6 @@
 """Pasting: what a clipboard holds becomes new drafts of a library. contract: libraries §4.10"""
 
 import asyncio
-import re
-import secrets
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import components, entities, media, olx, publishing, versions
 from services.libraries.clipboard import SOURCE, SOURCE_VERSION
 from services.libraries.components import NewComponent
+from services.libraries.containers import make_code
 from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
 from services.libraries.media import CONTENT, NewMedia
@@ -185,16 +183,9 @@ async def _name(session: AsyncSession, library: Library, new: Sequence[Node]) ->
     unnamed = list(new)
     while unnamed:
         for node in unnamed:
-            node.code = new_code(node.title)
+            node.code = make_code(node.title)
         taken = await entities.ids_of(session, library, {node.ref for node in unnamed})
         unnamed = [node for node in unnamed if node.ref in taken]
-
-
-def new_code(title: str) -> str:
-    """contract: libraries §4.7"""
-    plain = unicodedata.normalize("NFKC", title).lower()
-    slug = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-_")[:200]
-    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)
 
 
 _CONTENTS = text("""
