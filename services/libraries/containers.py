@@ -4,8 +4,6 @@ What changes the tree (children, deleting, restoring) holds the library's lock: 
 once the second builds on what the first has made.
 """
 
-import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,16 +137,6 @@ async def _resolve(
             raise BlockUnknown(f"There is no {ref} in this library.")
         resolved.append((ids[ref], pins[(ref, number)] if number is not None else None))
     return resolved
-
-
-LONGEST_SLUG = 240
-
-
-def make_code(title: str) -> str:
-    """A code out of a title and chance. contract: libraries §4.7"""
-    kept = re.sub(r"[^\w\s-]", "", title.lower())
-    slug = re.sub(r"[-\s]+", "-", kept).strip("-_")[:LONGEST_SLUG]
-    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)
 
 
 class Change(StrEnum):
@@ -289,6 +277,7 @@ _CHILDREN = """
            seen.title, seen.version_num, seen.created as modified, seen.created_by as modified_by,
            live.created as drafted, live.created_by as drafted_by,
            shown.title as published_title, publish_log.published_at, publish_log.published_by,
+           (select count(*) from tag where tag.entity_id = entity.id) as tags,
            draft.version_id is distinct from published.version_id as changed
     from {branch} parent
     join child on child.version_id = parent.version_id

@@ -1,9 +1,6 @@
 """Pasting: what a clipboard holds becomes new drafts of a library. contract: libraries §4.10"""
 
 import asyncio
-import re
-import secrets
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +18,14 @@ from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
 from services.libraries.media import CONTENT, NewMedia
 from services.libraries.models import Clipboard, Entity, Library
-from services.libraries.states import CHILD_KIND, KIND_OF_TAG, WITH_CHILDREN, Kind, component_ref
+from services.libraries.states import (
+    CHILD_KIND,
+    KIND_OF_TAG,
+    WITH_CHILDREN,
+    Kind,
+    component_ref,
+    new_code,
+)
 from services.libraries.versions import OLX_PATH, NewVersion
 from shared.files import Files
 
@@ -188,13 +192,6 @@ async def _name(session: AsyncSession, library: Library, new: Sequence[Node]) ->
             node.code = new_code(node.title)
         taken = await entities.ids_of(session, library, {node.ref for node in unnamed})
         unnamed = [node for node in unnamed if node.ref in taken]
-
-
-def new_code(title: str) -> str:
-    """contract: libraries §4.7"""
-    plain = unicodedata.normalize("NFKC", title).lower()
-    slug = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-_")[:200]
-    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)
 
 
 _CONTENTS = text("""

@@ -510,6 +510,21 @@ async def test_giving_up_the_changes_of_one_item(author: Builder) -> None:
     assert again.json() == {"discarded": []}
 
 
+async def test_giving_up_what_is_below_covers_children_that_were_taken_out(
+    author: Builder,
+) -> None:
+    await author.made("a")
+    unit = await author.container("u", "unit", p("a"))
+    await author.publish(unit)
+    await author.edit("a", "2")
+    await author.put_children(unit, p("a"), method="DELETE")
+
+    answer = await author.call("POST", f"containers/{unit}/discard/", below="true")
+
+    assert answer.json() == {"discarded": [p("a"), unit]}
+    assert not await author.changed(unit)
+
+
 async def test_restoring_what_was_there_before_the_deletion(author: Builder) -> None:
     await author.made("a")
     await author.publish(p("a"))

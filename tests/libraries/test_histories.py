@@ -146,6 +146,21 @@ async def test_deletions_in_histories(author: Builder) -> None:
     assert await latest(author, p("a")) == [("problem", "deleted", 1, None)]
 
 
+async def test_a_deletion_that_was_taken_back_is_told_with_what_was_published(
+    author: Builder,
+) -> None:
+    await author.made("a")
+    await author.publish(p("a"))
+    await author.edit("a", "2")
+    await author.remove(p("a"))
+    await author.restore(p("a"))
+    await author.publish(p("a"))
+
+    assert [entry[1:] for entry in await latest(author, p("a"))] == [
+        ("created", None, 2), ("deleted", 2, None), ("edited", 1, 2),
+    ]  # fmt: skip
+
+
 async def test_a_reverted_new_component_is_deleted_on_top_of_its_history(author: Builder) -> None:
     await author.made("a")
     await author.delete(f"{LIB}/commit/")
