@@ -456,10 +456,11 @@ async def test_the_list_of_containers(author: Builder) -> None:
 
 
 async def test_what_a_publish_would_do(author: Builder) -> None:
-    await author.made("a", "b", "new")
+    await author.made("a", "b")
     unit = await author.container("u", "unit", p("a"), p("b"))
     other = await author.container("v", "unit", p("a"))
     await author.publish_all()
+    await author.made("new")
     await author.edit("a", "2", "Renamed")
     await author.remove(p("b"))
     await author.put_children(unit, p("new"))

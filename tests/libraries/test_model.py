@@ -33,7 +33,8 @@ KINDS = {
 CODES = [*[None] * 10, "p0", "p0", "u0", *KINDS]
 NAMES = [
     "edit", "edit", "append", "append", "replace", "remove", "remove_at", "delete", "restore",
-    "undelete", "publish", "publish", "publish_all", "revert", "discard", "discard_below", "discard_below",
+    "undelete", "publish", "publish", "publish_all", "revert", "discard", "discard_below",
+    "discard_below",
 ]  # fmt: skip
 STEP = st.tuples(
     st.sampled_from(NAMES),
