@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -42,6 +43,7 @@ async def create(
     """
     if not code_is_valid(code):
         raise RuleBroken("Not a valid code.")
+    await publishing.lock(session, library)
     new = NewEntity(code, kind, kind.value, code)
     made = await entities.create_many(session, library, [new], user=user, now=now)
     if not made:
@@ -302,6 +304,37 @@ async def children(
     found = await connection.execute(
         text(_CHILDREN.format(branch=branch, branch_of_child=branch)), {"id": container.id}
     )
+    return found.all()
+
+
+_CHILDREN_AS_OF = text("""
+    select entity.kind, entity.type, entity.code, seen.title, seen.version_num from (
+      select new_version_id from publish_record
+      where entity_id = :id and log_id <= :log order by log_id desc limit 1) held
+    join child on child.version_id = held.new_version_id
+    join entity on entity.id = child.entity_id
+    left join lateral (
+      select new_version_id from publish_record
+      where publish_record.entity_id = child.entity_id and log_id <= :log
+      order by log_id desc limit 1) shown on true
+    join version seen on seen.id = coalesce(child.pinned_version_id, shown.new_version_id)
+    order by child.order_num
+""")
+
+
+async def children_as_of(
+    session: AsyncSession, library: Library, container: Entity, publish: UUID
+) -> Sequence[Row[Any]]:
+    """The children that readers saw right after a publish. Raises BlockUnknown for no publish."""
+    connection = await session.connection()
+    log = await connection.execute(
+        text("select id from publish_log where library_id = :library_id and uuid = :uuid"),
+        {"library_id": library.id, "uuid": publish},
+    )
+    log_id = log.scalar()
+    if log_id is None:
+        raise BlockUnknown("There is no such publish.")
+    found = await connection.execute(_CHILDREN_AS_OF, {"id": container.id, "log": log_id})
     return found.all()
 
 

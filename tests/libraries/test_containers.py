@@ -168,6 +168,7 @@ async def test_what_is_not_a_container_is_not_found(author: Builder, key: str) -
         ("GET", ""), ("DELETE", ""), ("GET", "children/"), ("POST", "restore/"),
         ("POST", "publish/"), ("GET", "hierarchy/"), ("GET", "draft_history/"),
         ("GET", "publish_history/"), ("GET", "creation_entry/"), ("GET", "publish/preview/"),
+        ("GET", "publish_history/8d1cbf4f-92a2-4d4c-8d5c-4b0e0a0a0a0a/children/"),
         ("POST", "discard/"), ("POST", "restore/before_deletion/"), ("DELETE", "children/0/"),
     ]:  # fmt: skip
         answer = await author.call(method, f"containers/{key}/{tail}")

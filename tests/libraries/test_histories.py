@@ -214,6 +214,35 @@ async def test_a_commit_is_one_group_that_names_what_was_asked_for(author: Build
     assert named == {p("b")}
 
 
+async def test_what_readers_saw_after_each_publish(author: Builder) -> None:
+    await author.made("a", "b", "never")
+    unit = await author.container("u", "unit", p("a"), p("b"), p("a"))
+    await author.publish(unit)
+    await author.edit("a", "2", "Renamed")
+    await author.publish(p("a"))
+    await author.remove(p("b"))
+    await author.put_children(unit, p("never"))
+    await author.remove(p("never"))
+    await author.publish(unit)
+    await author.edit("a", "3", "Later")
+
+    logs = [group["publish_log_uuid"] for group in await groups(author, unit)]
+    found = []
+    for log in reversed(logs):
+        rows = (await author.get(f"containers/{unit}/publish_history/{log}/children/")).json()
+        found.append([(row["id"], row["display_name"], row["version_num"]) for row in rows])
+
+    first, old, new = (p("b"), "Blank Problem", 1), (p("a"), "Blank Problem", 1), "Renamed"
+    assert found == [
+        [old, first, old],
+        [(p("a"), new, 2), first, (p("a"), new, 2)],
+        [(p("a"), new, 2), (p("a"), new, 2)],
+    ]
+    for unknown in (str(uuid4()), "x"):
+        answer = await author.get(f"containers/{unit}/publish_history/{unknown}/children/")
+        assert answer.status_code == 404
+
+
 async def test_contributors_are_those_of_the_published_changes(author: Builder) -> None:
     await author.made("a")
     await author.publish(p("a"))
