@@ -25,7 +25,7 @@ from services.libraries.errors import BlockUnknown
 from services.libraries.keys import ItemKey, parse_item_key
 from services.libraries.models import Library
 from services.libraries.schemas import ChildKeys, ContainerChanges, ContainerCreation
-from services.libraries.states import Kind
+from services.libraries.states import Kind, new_code
 from services.libraries.views import container_json, item_json
 from shared.callers import CallerDep
 from shared.database import SessionDep, utc_now
@@ -70,7 +70,7 @@ async def create_container(
     """A new, empty container. Its key is made out of its name unless `slug` is given."""
     container = await containers.create(
         session, library, kind=Kind(body.container_type_code),
-        code=body.slug or containers.make_code(body.display_name), title=body.display_name,
+        code=body.slug or new_code(body.display_name), title=body.display_name,
         user=caller.username, now=utc_now(),
     )  # fmt: skip
     return await _shown(session, Block(library, container))

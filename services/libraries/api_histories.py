@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from services.libraries import drafts, entities, hierarchy, history, publishing
+from services.libraries import containers, drafts, entities, hierarchy, history, publishing
 from services.libraries.access import (
     Block,
     EditBlockEver,
@@ -25,7 +25,14 @@ from services.libraries.keys import item_key, parse_item_key
 from services.libraries.models import Entity, Library
 from services.libraries.schemas import Discarded
 from services.libraries.states import Kind
-from services.libraries.views import People, entry_json, hierarchy_json, preview_json, publish_json
+from services.libraries.views import (
+    People,
+    entry_json,
+    hierarchy_json,
+    past_child_json,
+    preview_json,
+    publish_json,
+)
 from shared.callers import CallerDep
 from shared.database import SessionDep, utc_now
 from shared.problems import BadInput, NotFound
@@ -96,6 +103,16 @@ async def get_container_publish_history(
 ) -> list[dict[str, Any]]:
     """Every publish that touched a container or a component in it, newest first."""
     return await _publish_history(request, session, container)
+
+
+@router.get("/containers/{container_key}/publish_history/{publish_log_uuid}/children/")
+async def list_children_as_of_publish(
+    container: ViewContainerEver, publish_log_uuid: UUID, session: SessionDep
+) -> list[dict[str, Any]]:
+    """The children in order that readers saw right after a publish."""
+    library = container.library
+    rows = await containers.children_as_of(session, library, container.entity, publish_log_uuid)
+    return [past_child_json(library, row) for row in rows]
 
 
 async def _publish_history(

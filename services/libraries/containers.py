@@ -4,13 +4,12 @@ What changes the tree (children, deleting, restoring) holds the library's lock: 
 once the second builds on what the first has made.
 """
 
-import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -44,6 +43,7 @@ async def create(
     """
     if not code_is_valid(code):
         raise RuleBroken("Not a valid code.")
+    await publishing.lock(session, library)
     new = NewEntity(code, kind, kind.value, code)
     made = await entities.create_many(session, library, [new], user=user, now=now)
     if not made:
@@ -139,16 +139,6 @@ async def _resolve(
             raise BlockUnknown(f"There is no {ref} in this library.")
         resolved.append((ids[ref], pins[(ref, number)] if number is not None else None))
     return resolved
-
-
-LONGEST_SLUG = 240
-
-
-def make_code(title: str) -> str:
-    """A code out of a title and chance. contract: libraries §4.7"""
-    kept = re.sub(r"[^\w\s-]", "", title.lower())
-    slug = re.sub(r"[-\s]+", "-", kept).strip("-_")[:LONGEST_SLUG]
-    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)
 
 
 class Change(StrEnum):
@@ -289,8 +279,8 @@ _CHILDREN = """
            seen.title, seen.version_num, seen.created as modified, seen.created_by as modified_by,
            live.created as drafted, live.created_by as drafted_by,
            shown.title as published_title, publish_log.published_at, publish_log.published_by,
-           draft.version_id is distinct from published.version_id as changed,
-           (select count(*) from tag where tag.entity_id = entity.id) as tags
+           (select count(*) from tag where tag.entity_id = entity.id) as tags,
+           draft.version_id is distinct from published.version_id as changed
     from {branch} parent
     join child on child.version_id = parent.version_id
     join entity on entity.id = child.entity_id
@@ -314,6 +304,37 @@ async def children(
     found = await connection.execute(
         text(_CHILDREN.format(branch=branch, branch_of_child=branch)), {"id": container.id}
     )
+    return found.all()
+
+
+_CHILDREN_AS_OF = text("""
+    select entity.kind, entity.type, entity.code, seen.title, seen.version_num from (
+      select new_version_id from publish_record
+      where entity_id = :id and log_id <= :log order by log_id desc limit 1) held
+    join child on child.version_id = held.new_version_id
+    join entity on entity.id = child.entity_id
+    left join lateral (
+      select new_version_id from publish_record
+      where publish_record.entity_id = child.entity_id and log_id <= :log
+      order by log_id desc limit 1) shown on true
+    join version seen on seen.id = coalesce(child.pinned_version_id, shown.new_version_id)
+    order by child.order_num
+""")
+
+
+async def children_as_of(
+    session: AsyncSession, library: Library, container: Entity, publish: UUID
+) -> Sequence[Row[Any]]:
+    """The children that readers saw right after a publish. Raises BlockUnknown for no publish."""
+    connection = await session.connection()
+    log = await connection.execute(
+        text("select id from publish_log where library_id = :library_id and uuid = :uuid"),
+        {"library_id": library.id, "uuid": publish},
+    )
+    log_id = log.scalar()
+    if log_id is None:
+        raise BlockUnknown("There is no such publish.")
+    found = await connection.execute(_CHILDREN_AS_OF, {"id": container.id, "log": log_id})
     return found.all()
 
 

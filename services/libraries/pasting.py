@@ -19,7 +19,14 @@ from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
 from services.libraries.media import CONTENT, NewMedia
 from services.libraries.models import Clipboard, Entity, Library
-from services.libraries.states import CHILD_KIND, KIND_OF_TAG, WITH_CHILDREN, Kind, component_ref
+from services.libraries.states import (
+    CHILD_KIND,
+    KIND_OF_TAG,
+    WITH_CHILDREN,
+    Kind,
+    component_ref,
+    new_code,
+)
 from services.libraries.versions import OLX_PATH, NewVersion
 from shared.files import Files
 

@@ -1,6 +1,8 @@
 """The words for kinds, levels and licences, and the rules that need no database."""
 
 import re
+import secrets
+import unicodedata
 from enum import StrEnum
 
 
@@ -91,3 +93,10 @@ def code_is_valid(code: str) -> bool:
 
 def component_ref(block_type: str, code: str) -> str:
     return f"xblock.v1:{block_type}:{code}"
+
+
+def new_code(title: str) -> str:
+    """A code out of a title and chance. contract: libraries §4.7"""
+    plain = unicodedata.normalize("NFKC", title).lower()
+    slug = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain)).strip("-_")[:200]
+    return f"{slug}-{secrets.token_hex(3)}" if slug else secrets.token_hex(6)

@@ -118,6 +118,15 @@ def key_of(library: Library, row: Row[Any]) -> str:
     return item_key(library.org, library.slug, row.kind, row.type, row.code)
 
 
+def past_child_json(library: Library, row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": key_of(library, row),
+        "display_name": row.title,
+        "item_type": row.type,
+        "version_num": row.version_num,
+    }
+
+
 class People:
     """People as histories show them."""
 

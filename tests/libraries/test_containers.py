@@ -168,6 +168,7 @@ async def test_what_is_not_a_container_is_not_found(author: Builder, key: str) -
         ("GET", ""), ("DELETE", ""), ("GET", "children/"), ("POST", "restore/"),
         ("POST", "publish/"), ("GET", "hierarchy/"), ("GET", "draft_history/"),
         ("GET", "publish_history/"), ("GET", "creation_entry/"), ("GET", "publish/preview/"),
+        ("GET", "publish_history/8d1cbf4f-92a2-4d4c-8d5c-4b0e0a0a0a0a/children/"),
         ("POST", "discard/"), ("POST", "restore/before_deletion/"), ("DELETE", "children/0/"),
     ]:  # fmt: skip
         answer = await author.call(method, f"containers/{key}/{tail}")
@@ -456,10 +457,11 @@ async def test_the_list_of_containers(author: Builder) -> None:
 
 
 async def test_what_a_publish_would_do(author: Builder) -> None:
-    await author.made("a", "b", "new")
+    await author.made("a", "b")
     unit = await author.container("u", "unit", p("a"), p("b"))
     other = await author.container("v", "unit", p("a"))
     await author.publish_all()
+    await author.made("new")
     await author.edit("a", "2", "Renamed")
     await author.remove(p("b"))
     await author.put_children(unit, p("new"))
@@ -508,6 +510,21 @@ async def test_giving_up_the_changes_of_one_item(author: Builder) -> None:
     assert await author.changed(p("new"))
     again = await author.call("POST", f"containers/{unit}/discard/", below="true")
     assert again.json() == {"discarded": []}
+
+
+async def test_giving_up_what_is_below_covers_children_that_were_taken_out(
+    author: Builder,
+) -> None:
+    await author.made("a")
+    unit = await author.container("u", "unit", p("a"))
+    await author.publish(unit)
+    await author.edit("a", "2")
+    await author.put_children(unit, p("a"), method="DELETE")
+
+    answer = await author.call("POST", f"containers/{unit}/discard/", below="true")
+
+    assert answer.json() == {"discarded": [p("a"), unit]}
+    assert not await author.changed(unit)
 
 
 async def test_restoring_what_was_there_before_the_deletion(author: Builder) -> None:

@@ -146,6 +146,21 @@ async def test_deletions_in_histories(author: Builder) -> None:
     assert await latest(author, p("a")) == [("problem", "deleted", 1, None)]
 
 
+async def test_a_deletion_that_was_taken_back_is_told_with_what_was_published(
+    author: Builder,
+) -> None:
+    await author.made("a")
+    await author.publish(p("a"))
+    await author.edit("a", "2")
+    await author.remove(p("a"))
+    await author.restore(p("a"))
+    await author.publish(p("a"))
+
+    assert [entry[1:] for entry in await latest(author, p("a"))] == [
+        ("created", None, 2), ("deleted", 2, None), ("edited", 1, 2),
+    ]  # fmt: skip
+
+
 async def test_a_reverted_new_component_is_deleted_on_top_of_its_history(author: Builder) -> None:
     await author.made("a")
     await author.delete(f"{LIB}/commit/")
@@ -197,6 +212,35 @@ async def test_a_commit_is_one_group_that_names_what_was_asked_for(author: Build
     (group,) = await groups(author, p("b"))
     named = {entity["entity_key"] for entity in group["direct_published_entities"]}
     assert named == {p("b")}
+
+
+async def test_what_readers_saw_after_each_publish(author: Builder) -> None:
+    await author.made("a", "b", "never")
+    unit = await author.container("u", "unit", p("a"), p("b"), p("a"))
+    await author.publish(unit)
+    await author.edit("a", "2", "Renamed")
+    await author.publish(p("a"))
+    await author.remove(p("b"))
+    await author.put_children(unit, p("never"))
+    await author.remove(p("never"))
+    await author.publish(unit)
+    await author.edit("a", "3", "Later")
+
+    logs = [group["publish_log_uuid"] for group in await groups(author, unit)]
+    found = []
+    for log in reversed(logs):
+        rows = (await author.get(f"containers/{unit}/publish_history/{log}/children/")).json()
+        found.append([(row["id"], row["display_name"], row["version_num"]) for row in rows])
+
+    first, old, new = (p("b"), "Blank Problem", 1), (p("a"), "Blank Problem", 1), "Renamed"
+    assert found == [
+        [old, first, old],
+        [(p("a"), new, 2), first, (p("a"), new, 2)],
+        [(p("a"), new, 2), (p("a"), new, 2)],
+    ]
+    for unknown in (str(uuid4()), "x"):
+        answer = await author.get(f"containers/{unit}/publish_history/{unknown}/children/")
+        assert answer.status_code == 404
 
 
 async def test_contributors_are_those_of_the_published_changes(author: Builder) -> None:
