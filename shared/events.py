@@ -27,6 +27,7 @@ from shared.loops import end, wait_for_news
 from shared.metrics import EVENTS_PUBLISHED
 from shared.problems import Unavailable
 from shared.queue import Queue
+from shared.settings import ServiceSettings
 
 log = structlog.get_logger("events")
 
@@ -192,6 +193,19 @@ class EventRelay:
                     approximate=True,
                 )
             await pipeline.execute()
+
+
+def event_relay(sessions: Sessions, queue: Queue, settings: ServiceSettings) -> EventRelay:
+    """The relay of one process of a service, as its settings say."""
+    return EventRelay(
+        sessions, queue, settings.service, poll_seconds=settings.outbox_poll_seconds,
+        longest=settings.event_stream_length,
+    )  # fmt: skip
+
+
+def told(session: AsyncSession) -> list[tuple[str, Event]]:
+    """What this transaction will tell when it commits: topics and events."""
+    return [(topic, one) for topic, one, _ in session.sync_session.info.get("events", [])]
 
 
 def stream_name(service: str) -> str:

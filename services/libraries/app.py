@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from services.libraries import (
     api,
     api_blocks,
+    api_collections,
     api_containers,
     api_histories,
     api_resources,
@@ -14,7 +15,7 @@ from services.libraries import (
     api_versions,
 )
 from services.libraries.settings import Settings
-from shared.app import create_service_app
+from shared.app import create_service_app, tells_events
 
 
 def create_app(
@@ -24,7 +25,7 @@ def create_app(
         settings or Settings(),
         title="Lyceum libraries",
         description="Authored content outside any course: drafts, publishing, backup.",
-        # Words like `blocks` and `containers` are reserved where a library key could stand.
+        # Words like `blocks` and `resources` are reserved where a library key could stand.
         routers=[
             api_search.router,
             api_histories.router,
@@ -32,11 +33,13 @@ def create_app(
             api_blocks.router,
             api_resources.router,
             api_versions.router,
+            api_collections.router,
             api_tasks.router,
             api.router,
             api_blocks.bytes_router,
             api_blocks.xblock_router,
         ],
         compatible=["/api/libraries/v2/", "/api/xblock/v2/", "/library_assets/"],
+        background=[tells_events],
         transport=transport,
     )
