@@ -89,15 +89,18 @@ _TURN = text("""
 def _store(session: Session) -> None:
     if session.in_nested_transaction() or not session.info["events"]:
         return
-    rows = [
-        {"place": place, "topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
-        for place, (topic, one, _) in enumerate(session.info["events"])
-    ]
+    # Told twice in one transaction is news once: at its last place.
+    rows: dict[bytes, dict[str, Any]] = {}
+    for topic, one, _ in session.info["events"]:
+        same = orjson.dumps([topic, one.name, one.data])
+        rows.pop(same, None)
+        rows[same] = {"topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
     session.info["events"] = []
     session.flush()
-    topics = sorted({row["topic"] for row in rows})
+    topics = sorted({row["topic"] for row in rows.values()})
     session.execute(_TURN, {"lock": _LOCK, "topics": topics})
-    session.execute(_STORE, {"rows": orjson.dumps(rows).decode()})
+    placed = [row | {"place": place} for place, row in enumerate(rows.values())]
+    session.execute(_STORE, {"rows": orjson.dumps(placed).decode()})
     wake = session.info.get("events_wake")
     if wake is not None:
         event.listen(session, "after_commit", lambda _: wake(), once=True)

@@ -143,6 +143,16 @@ async def test_within_a_topic_the_order_is_that_of_the_commits(
     assert await numbers(queue) == [2, 1]
 
 
+async def test_what_is_told_again_in_a_transaction_is_news_once(
+    database: Database, queue: Queue
+) -> None:
+    await tell(database, 1, 2, 1, 3, 2)
+    await tell(database, 1)
+    await make_relay(database, queue).deliver()
+
+    assert await numbers(queue) == [1, 3, 2, 1]
+
+
 async def test_many_writers_over_many_topics_wait_for_each_other_only_in_turn(
     database: Database, queue: Queue
 ) -> None:
