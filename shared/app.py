@@ -16,6 +16,7 @@ from shared import logs, metrics, problems
 from shared.callers import DOCUMENTED, ServiceDep, Tokens
 from shared.clients import ServiceClients
 from shared.database import Database
+from shared.events import EventRelay, event_relay
 from shared.files import Files
 from shared.limits import Boundary
 from shared.migrations import require_current
@@ -97,6 +98,12 @@ async def _open(
         state.database.sessions, state.clients, poll_seconds=settings.outbox_poll_seconds
     )
     await stack.enter_async_context(state.relay.running())
+
+
+def tells_events(app: FastAPI) -> AbstractAsyncContextManager[EventRelay]:
+    """Background of a service that has events to tell."""
+    state = app.state
+    return event_relay(state.database.sessions, state.queue, state.settings).running()
 
 
 def _plumbing(settings: ServiceSettings) -> APIRouter:

@@ -27,6 +27,7 @@ from shared.loops import end, wait_for_news
 from shared.metrics import EVENTS_PUBLISHED
 from shared.problems import Unavailable
 from shared.queue import Queue
+from shared.settings import ServiceSettings
 
 log = structlog.get_logger("events")
 
@@ -88,15 +89,18 @@ _TURN = text("""
 def _store(session: Session) -> None:
     if session.in_nested_transaction() or not session.info["events"]:
         return
-    rows = [
-        {"place": place, "topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
-        for place, (topic, one, _) in enumerate(session.info["events"])
-    ]
+    # Told twice in one transaction is news once: at its last place.
+    rows: dict[bytes, dict[str, Any]] = {}
+    for topic, one, _ in session.info["events"]:
+        same = orjson.dumps([topic, one.name, one.data])
+        rows.pop(same, None)
+        rows[same] = {"topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
     session.info["events"] = []
     session.flush()
-    topics = sorted({row["topic"] for row in rows})
+    topics = sorted({row["topic"] for row in rows.values()})
     session.execute(_TURN, {"lock": _LOCK, "topics": topics})
-    session.execute(_STORE, {"rows": orjson.dumps(rows).decode()})
+    placed = [row | {"place": place} for place, row in enumerate(rows.values())]
+    session.execute(_STORE, {"rows": orjson.dumps(placed).decode()})
     wake = session.info.get("events_wake")
     if wake is not None:
         event.listen(session, "after_commit", lambda _: wake(), once=True)
@@ -192,6 +196,19 @@ class EventRelay:
                     approximate=True,
                 )
             await pipeline.execute()
+
+
+def event_relay(sessions: Sessions, queue: Queue, settings: ServiceSettings) -> EventRelay:
+    """The relay of one process of a service, as its settings say."""
+    return EventRelay(
+        sessions, queue, settings.service, poll_seconds=settings.outbox_poll_seconds,
+        longest=settings.event_stream_length,
+    )  # fmt: skip
+
+
+def told(session: AsyncSession) -> list[tuple[str, Event]]:
+    """What this transaction will tell when it commits: topics and events."""
+    return [(topic, one) for topic, one, _ in session.sync_session.info.get("events", [])]
 
 
 def stream_name(service: str) -> str:

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from shared import logs, metrics
 from shared.clients import ServiceClients
 from shared.database import Database, Sessions
+from shared.events import EventRelay, event_relay
 from shared.files import Files
 from shared.loops import end
 from shared.migrations import require_current
@@ -205,6 +206,11 @@ def every(seconds: float, call: Callable[[WorkerContext], Awaitable[Any]]) -> Ba
             await end([task])
 
     return running
+
+
+def tells_events(context: WorkerContext) -> AbstractAsyncContextManager[EventRelay]:
+    """Background of a service that has events to tell."""
+    return event_relay(context.sessions, context.queue, context.settings).running()
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from services.libraries import (
     api,
     api_blocks,
     api_clipboard,
+    api_collections,
     api_containers,
     api_histories,
     api_resources,
@@ -15,7 +16,7 @@ from services.libraries import (
     api_versions,
 )
 from services.libraries.settings import Settings
-from shared.app import create_service_app
+from shared.app import create_service_app, tells_events
 
 
 def create_app(
@@ -25,7 +26,7 @@ def create_app(
         settings or Settings(),
         title="Lyceum libraries",
         description="Authored content outside any course: drafts, publishing, backup.",
-        # Words like `blocks` and `containers` are reserved where a library key could stand.
+        # Words like `blocks` and `resources` are reserved where a library key could stand.
         routers=[
             api_search.router,
             api_clipboard.router,
@@ -35,6 +36,7 @@ def create_app(
             api_blocks.router,
             api_resources.router,
             api_versions.router,
+            api_collections.router,
             api_tasks.router,
             api.router,
             api_blocks.bytes_router,
@@ -46,5 +48,6 @@ def create_app(
             "/library_assets/",
             "/api/content-staging/v1/",
         ],
+        background=[tells_events],
         transport=transport,
     )

@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import TextClause, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.libraries import events
 from services.libraries.models import Library
 
 
@@ -163,7 +164,7 @@ async def move_drafts(
     """Point drafts of entities at versions, or at nothing (deleted), in one change log.
 
     Those that point there already are left out; when that is all of them nothing is written.
-    Returns how many moved. contract: content_core §2.2
+    Everyone is told. Returns how many moved. contract: content_core §2.2
     """
     if not moves:
         return 0
@@ -179,4 +180,5 @@ async def move_drafts(
         await connection.execute(text("delete from draft_log where id = :log"), {"log": log})
         return 0
     await spread(session, DRAFT, log, within={*locked, *moves})
+    await events.tell_drafts(session, library, log)
     return int(moved.rowcount)

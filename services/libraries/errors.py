@@ -13,6 +13,10 @@ class BlockUnknown(NotFound):
     type = "block-unknown"
 
 
+class CollectionUnknown(NotFound):
+    type = "collection-unknown"
+
+
 class AssetUnknown(NotFound):
     type = "asset-unknown"
 

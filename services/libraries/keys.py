@@ -100,3 +100,14 @@ def item_key(org: str, slug: str, kind: str, type: str, code: str) -> str:
     if kind == Kind.COMPONENT:
         return usage_key(org, slug, type, code)
     return container_key(org, slug, type, code)
+
+
+def object_key(library: str, kind: Kind, type: str, code: str) -> str:
+    """The key of an entity whose parts are known to be good, at the speed of a text."""
+    prefix = "lb" if kind is Kind.COMPONENT else "lct"
+    return f"{prefix}:{library.removeprefix('lib:')}:{type}:{code}"
+
+
+def collection_key(library: str, code: str) -> str:
+    """`lib-collection:ORG:SLUG:CODE`, likewise."""
+    return f"lib-collection:{library.removeprefix('lib:')}:{code}"

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.libraries import events
 from services.libraries.errors import FieldRefused, LibraryUnknown
 from services.libraries.keys import canonical_library_key, library_key
 from services.libraries.models import Grant, Library, LibraryVersion
@@ -49,6 +50,7 @@ async def create(
     session.add(Grant(library_id=library.id, username=user, access_level=AccessLevel.ADMIN))
     session.add(LibraryVersion(library_id=library.id, number=0, created=now))
     await session.flush()
+    events.tell_library(session, library, "created")
     return library
 
 
@@ -112,6 +114,8 @@ async def update(
         library.updated = now
     session.add(library)
     await session.flush()
+    if changes:
+        events.tell_library(session, library, "updated")
     return library
 
 
@@ -119,6 +123,7 @@ async def delete(session: AsyncSession, library: Library) -> None:
     """Remove a library and everything of it; its files are the caller's to remove."""
     await session.delete(library)
     await session.flush()
+    events.tell_library(session, library, "deleted")
 
 
 async def delete_files(files: Files, library: Library) -> None:

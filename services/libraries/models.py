@@ -305,6 +305,8 @@ class Collection(Base, table=True):
     created: datetime = Field(sa_type=UTCDateTime)
     modified: datetime = Field(sa_type=UTCDateTime)
     created_by: str | None = None
+    # The same person's number in their token: the wire shows it, for collections alone.
+    created_by_id: int | None = Field(default=None, sa_type=BigInteger)
 
     __table_args__ = (UniqueConstraint("library_id", "code"),)
 

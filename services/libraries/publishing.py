@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import branches
+from services.libraries import branches, events
 from services.libraries.errors import Superseded
 from services.libraries.models import Library
 
@@ -186,6 +186,7 @@ async def _publish(
         },
     )
     await branches.spread(session, branches.PUBLISHED, log)
+    await events.tell_publish(session, library, log)
     return different
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import tuple_
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col, delete, select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.general import (
@@ -22,6 +22,7 @@ from services.dispatcher.general import (
     Thing,
 )
 from services.libraries import (
+    collections,
     components,
     drafts,
     entities,
@@ -33,7 +34,7 @@ from services.libraries import (
 )
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown, Superseded
 from services.libraries.keys import library_key, parse_usage_key, usage_key
-from services.libraries.models import Collection, CollectionMember, Draft, Entity, Library
+from services.libraries.models import Collection, Draft, Entity, Library
 from services.libraries.schemas import Description, LibraryCreation, License, Plain, Slug, Title
 from services.libraries.settings import Settings
 from services.libraries.states import Permission, code_is_valid, component_ref
@@ -293,31 +294,26 @@ class Collections(OfLibrary):
 
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Collection:
         library = await self.library_of(call.session, values)
-        now = utc_now()
-        collection = Collection(
-            library_id=library.id, code=values.key, title=values.title, enabled=values.enabled,
-            description=values.description, created=now, modified=now,
-            created_by=call.caller.username,
+        return await collections.create(
+            call.session, library, code=values.key, title=values.title, enabled=values.enabled,
+            description=values.description, user=call.caller.username,
+            user_id=call.caller.user_id, now=utc_now(),
         )  # fmt: skip
-        return await added(call.session, collection, "key", "This key is taken in the library.")
 
     async def values(self, session: AsyncSession, thing: Collection) -> dict[str, Any]:
         return {name: getattr(thing, name) for name in CollectionFields.model_fields}
 
     async def update(self, call: Call, thing: Collection, values: Any) -> Collection:
-        for name, value in values.model_dump().items():
-            setattr(thing, name, value)
-        thing.modified = utc_now()
-        await call.session.flush()
+        library = await self.library_of(call.session, thing)
+        given = values.model_dump().items()
+        changes = {name: new for name, new in given if getattr(thing, name) != new}
+        await collections.update(call.session, library, thing, changes, now=utc_now())
         return thing
 
     async def delete(self, call: Call, thing: Collection) -> dict[str, int]:
-        members = await call.session.exec(
-            delete(CollectionMember).where(col(CollectionMember.collection_id) == thing.id)
-        )
-        await call.session.delete(thing)
-        await call.session.flush()
-        return counted({self.label: 1, "libraries.CollectionMember": members.rowcount})
+        library = await self.library_of(call.session, thing)
+        count = await collections.remove_for_good(call.session, library, thing)
+        return counted({self.label: 1, "libraries.CollectionMember": count})
 
     async def show(self, session: AsyncSession, thing: Collection) -> dict[str, Any]:
         library = await self.library_of(session, thing)

@@ -12,7 +12,9 @@ from pydantic import (
     model_validator,
 )
 
+from services.libraries.keys import ItemKey, parse_item_key
 from services.libraries.states import LICENSES
+from shared.problems import NotFound
 
 ORG = re.compile(r"[-a-zA-Z0-9_]+")
 SLUG = re.compile(r"[-\w]+")
@@ -127,6 +129,53 @@ class ChildKeys(BaseModel):
     """contract: libraries §3.8 #44 to #46"""
 
     usage_keys: Annotated[list[Any], AfterValidator(_not_empty)]
+
+
+class CollectionCreation(BaseModel):
+    """contract: libraries §3.11 #56. A `key` that is sent is ignored."""
+
+    title: Title
+    description: Description
+
+
+class CollectionChanges(BaseModel):
+    """contract: libraries §3.11 #58"""
+
+    title: Title = ""
+    description: Description = ""
+
+
+def _item_keys(keys: list[str]) -> list[str]:
+    if not keys:
+        raise ValueError("This list may not be empty.")
+    try:
+        for key in keys:
+            parse_item_key(key)
+    except NotFound:
+        raise ValueError("Not a valid key of a component or a container.") from None
+    return keys
+
+
+class CollectionItems(BaseModel):
+    """Components and containers, mixed. contract: libraries §3.11 #61"""
+
+    usage_keys: Annotated[list[Plain], AfterValidator(_item_keys)]
+
+    @property
+    def items(self) -> list[ItemKey]:
+        return [parse_item_key(key) for key in self.usage_keys]
+
+
+class ItemCollections(BaseModel):
+    """All collections an item is to be in. contract: libraries §3.6 #27"""
+
+    collection_keys: list[Plain]
+
+
+class ItemCount(BaseModel):
+    """How many were sent."""
+
+    count: int
 
 
 class OlxText(BaseModel):

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Row
 
+from services.libraries import models
 from services.libraries.hierarchy import Hierarchy
 from services.libraries.history import Publish
 from services.libraries.keys import container_key, item_key, usage_key
@@ -198,3 +199,23 @@ def preview_json(
         ],
         "touches": [{"id": key_of(library, row), "display_name": row.title} for row in touches],
     }
+
+
+def collection_json(collection: models.Collection, entities: Sequence[int]) -> dict[str, Any]:
+    """contract: libraries §3.11; here times have microseconds."""
+    return {
+        "key": collection.code,
+        "id": collection.id,
+        "title": collection.title,
+        "description": collection.description,
+        "enabled": collection.enabled,
+        "created": _exact(collection.created),
+        "modified": _exact(collection.modified),
+        "learning_package": collection.library_id,
+        "created_by": collection.created_by_id,
+        "entities": list(entities),
+    }
+
+
+def _exact(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

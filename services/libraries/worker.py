@@ -14,7 +14,7 @@ from services.libraries.leftovers import tmpfile_cleanup, upload_cleanup
 from services.libraries.orphans import orphan_cleanup
 from services.libraries.registry import GENERAL
 from services.libraries.settings import Settings
-from shared.worker import WorkerSpec
+from shared.worker import WorkerSpec, tells_events
 
 runner = TaskRunner(
     {
@@ -32,4 +32,6 @@ runner = TaskRunner(
         "upload_cleanup": upload_cleanup,
     }
 )
-SERVICE = WorkerSpec(settings=Settings, jobs=[runner.take_work], background=[runner.alive])
+SERVICE = WorkerSpec(
+    settings=Settings, jobs=[runner.take_work], background=[runner.alive, tells_events]
+)

@@ -11,11 +11,16 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from deploy.stores import free_port
+from services.libraries.settings import Settings
+from services.libraries.worker import SERVICE
 from shared import events
+from shared.clients import ServiceClients
 from shared.database import Database
 from shared.events import Event, EventRelay, stream_name
+from shared.files import Files
 from shared.problems import Unavailable
 from shared.queue import Queue
+from shared.worker import WorkerContext, tells_events
 from tests.conftest import Servers
 
 STREAM = stream_name("libraries")
@@ -138,6 +143,16 @@ async def test_within_a_topic_the_order_is_that_of_the_commits(
     assert await numbers(queue) == [2, 1]
 
 
+async def test_what_is_told_again_in_a_transaction_is_news_once(
+    database: Database, queue: Queue
+) -> None:
+    await tell(database, 1, 2, 1, 3, 2)
+    await tell(database, 1)
+    await make_relay(database, queue).deliver()
+
+    assert await numbers(queue) == [1, 3, 2, 1]
+
+
 async def test_many_writers_over_many_topics_wait_for_each_other_only_in_turn(
     database: Database, queue: Queue
 ) -> None:
@@ -231,3 +246,28 @@ async def test_a_stream_keeps_about_as_many_as_it_is_told_to(
     kept = await numbers(queue)
     assert 100 <= len(kept) <= 300
     assert kept[-1] == 999
+
+
+async def test_every_process_of_a_service_can_tell(
+    database: Database, queue: Queue, clean: Servers
+) -> None:
+    settings = Settings()
+    clients = ServiceClients(settings)
+    context = WorkerContext(settings, database, clients, Files(settings.object_store), queue)
+    async with tells_events(context), asyncio.timeout(10):
+        await tell(database, 1)
+        while not await on_stream(queue):
+            await asyncio.sleep(0.01)
+    await clients.close()
+
+    assert tells_events in SERVICE.background
+
+
+async def test_a_transaction_knows_what_it_will_tell(database: Database) -> None:
+    async with database.sessions() as session:
+        await session.connection()
+        assert events.told(session) == []
+        say(session, 1)
+        assert [(topic, one.data) for topic, one in events.told(session)] == [("lib:A:B", {"n": 1})]
+        await session.rollback()
+        assert events.told(session) == []

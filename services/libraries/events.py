@@ -1,0 +1,168 @@
+"""What a library tells everyone: the events of edits, publishes and collections.
+
+Each operation hands over its log, or what it changed; what follows from it is found with one
+statement, however much it was. Staged archives are no library yet and tell nothing.
+contract: libraries §7
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries.keys import collection_key, object_key
+from services.libraries.models import Library
+from services.libraries.states import Kind
+from shared import events
+from shared.events import Event
+
+PREFIX = "org.openedx.content_authoring"
+# In this order in `changes`.
+BELONGINGS = ("collections", "tags", "units", "subsections", "sections")
+
+# Three kinds of rows, in the order in which they are told:
+# 1 what happened to an entity, 2 what it belongs to is different, 3 a collection is to be read.
+_OF_DRAFTS = text("""
+    with record as materialized (
+      select draft_record.id, entity_id, old_version_id as old, new_version_id as new,
+             kind, type, code,
+             old_version_id is null and exists (
+               select from draft_record earlier
+               where earlier.entity_id = draft_record.entity_id and earlier.log_id < :log
+             ) as restored
+      from draft_record join entity on entity.id = entity_id
+      where log_id = :log
+    ), arranged as (
+      select record.kind || 's' as belonging, old, new, was.title <> is_now.title as renamed
+      from record
+      join version is_now on is_now.id = new
+      left join version was on was.id = old
+      where kind <> 'component' and old is distinct from new and not restored
+    ), concerned as (
+      select child.entity_id, belonging
+      from arranged join child on child.version_id = any(array[old, new])
+      group by child.entity_id, belonging, new, renamed
+      having renamed or count(distinct child.version_id) = 1
+      union
+      select entity_id, belonging from record, unnest(array['collections', 'tags']) as belonging
+      where restored and kind = 'component' and exists (
+        select from collection_member
+        join collection on collection.id = collection_id and enabled
+        where collection_member.entity_id = record.entity_id)
+    )
+    select 1 as what, id, kind, type, code,
+           case when old is null and new is not null then 'created'
+                when new is null and old is not null then 'deleted'
+                else 'updated' end as verb, cast(null as text[]) as changes
+    from record
+    union all
+    select 2, concerned.entity_id, kind, type, code, '', array_agg(belonging)
+    from concerned join entity on entity.id = concerned.entity_id
+    left join draft on draft.entity_id = concerned.entity_id
+    left join published on published.entity_id = concerned.entity_id
+    where draft.version_id is not null or published.version_id is not null
+    group by concerned.entity_id, kind, type, code
+    union all
+    select 3, collection.id, '', '', collection.code, 'updated', null
+    from collection
+    where enabled and library_id = :library_id and id = any(array(
+      select distinct collection_id from collection_member
+      join record on record.entity_id = collection_member.entity_id
+      where (old is null) <> (new is null)))
+    order by what, id
+""")
+
+_OF_PUBLISH = text("""
+    with record as materialized (
+      select publish_record.id, entity_id, kind, type, code
+      from publish_record join entity on entity.id = entity_id
+      where log_id = :log
+    )
+    select 1 as what, id, kind, type, code, 'published' as verb, cast(null as text[]) as changes
+    from record
+    union all
+    select 3, collection.id, '', '', collection.code, 'updated', null
+    from collection
+    where enabled and library_id = :library_id and id = any(array(
+      select distinct collection_id from collection_member
+      join record on record.entity_id = collection_member.entity_id))
+    order by what, id
+""")
+
+_OF_MEMBERS = text("""
+    select 2 as what, entity.id, kind, type, code, '' as verb, array['collections'] as changes
+    from entity
+    left join draft on draft.entity_id = entity.id
+    left join published on published.entity_id = entity.id
+    where entity.id = any(cast(:ids as bigint[]))
+      and (draft.version_id is not null or published.version_id is not null)
+    order by entity.id
+""")
+
+
+async def tell_drafts(session: AsyncSession, library: Library, log: int) -> None:
+    """What one change log of drafts means to others. contract: libraries §7.2"""
+    await _tell(session, library, _OF_DRAFTS, {"log": log, "library_id": library.id})
+
+
+async def tell_publish(session: AsyncSession, library: Library, log: int) -> None:
+    """What one publish means to others. contract: libraries §7.3"""
+    await _tell(session, library, _OF_PUBLISH, {"log": log, "library_id": library.id})
+
+
+async def tell_members(session: AsyncSession, library: Library, entity_ids: Sequence[int]) -> None:
+    """The collections of these items are different, or are called differently."""
+    if entity_ids:
+        await _tell(session, library, _OF_MEMBERS, {"ids": list(entity_ids)})
+
+
+async def _tell(
+    session: AsyncSession, library: Library, statement: Any, values: dict[str, Any]
+) -> None:
+    if library.staged_at is not None:
+        return
+    connection = await session.connection()
+    rows = await connection.execute(statement, values)
+    events.publish(session, library.key, [_event(library.key, row) for row in rows])
+
+
+def tell_library(session: AsyncSession, library: Library, verb: str) -> None:
+    """A library was `created`, `updated` or `deleted`."""
+    if library.staged_at is not None:
+        return
+    about = {"library_key": library.key, "update_blocks": False}
+    name = f"{PREFIX}.content_library.{verb}.v1"
+    events.publish(session, library.key, [Event(name, {"content_library": about})])
+
+
+def tell_collections(
+    session: AsyncSession, library: Library, codes: Iterable[str], verb: str
+) -> None:
+    """Collections were `created` (or restored), `updated` or `deleted`."""
+    if library.staged_at is None:
+        found = [_collection_event(library.key, code, verb) for code in codes]
+        events.publish(session, library.key, found)
+
+
+def _event(library: str, row: Row[Any]) -> Event:
+    if row.what == 3:
+        return _collection_event(library, row.code, row.verb)
+    kind = Kind(row.kind)
+    key = object_key(library, kind, row.type, row.code)
+    if row.what == 2:
+        changes = sorted(row.changes, key=BELONGINGS.index)
+        about = {"object_id": key, "changes": changes}
+        return Event(f"{PREFIX}.content.object.associations.changed.v1", {"content_object": about})
+    if kind is Kind.COMPONENT:
+        block = {"library_key": library, "usage_key": key}
+        return Event(f"{PREFIX}.library_block.{row.verb}.v1", {"library_block": block})
+    container = {"container_key": key, "background": False}
+    name = f"{PREFIX}.content_library.container.{row.verb}.v1"
+    return Event(name, {"library_container": container})
+
+
+def _collection_event(library: str, code: str, verb: str) -> Event:
+    about = {"collection_key": collection_key(library, code), "background": False}
+    name = f"{PREFIX}.content_library.collection.{verb}.v1"
+    return Event(name, {"library_collection": about})
