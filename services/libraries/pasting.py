@@ -14,7 +14,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import components, entities, media, olx, publishing, versions
 from services.libraries.clipboard import SOURCE, SOURCE_VERSION
 from services.libraries.components import NewComponent
-from services.libraries.containers import make_code
 from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
 from services.libraries.media import CONTENT, NewMedia
@@ -190,7 +189,7 @@ async def _name(session: AsyncSession, library: Library, new: Sequence[Node]) ->
     unnamed = list(new)
     while unnamed:
         for node in unnamed:
-            node.code = make_code(node.title)
+            node.code = new_code(node.title)
         taken = await entities.ids_of(session, library, {node.ref for node in unnamed})
         unnamed = [node for node in unnamed if node.ref in taken]
 

@@ -238,7 +238,7 @@ async def test_codes_that_are_taken_are_not_given(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = iter(["same", "same", "other"])
-    monkeypatch.setattr("services.libraries.pasting.make_code", lambda title: next(codes))
+    monkeypatch.setattr("services.libraries.pasting.new_code", lambda title: next(codes))
     await copy(http, GULL)
 
     made = [(await paste(http))["id"] for _ in range(2)]
