@@ -397,7 +397,7 @@ async def diamond(both: Both) -> None:
     await both.make("t0", "s0")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(st.booleans(), st.lists(STEP, min_size=6, max_size=16))
 async def test_any_sequence_of_changes(
     database: Database, publish_first: bool, steps: list[tuple[str, str | None, list[int]]]
