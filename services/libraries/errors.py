@@ -134,3 +134,7 @@ class RoleAssignmentUnknown(NotFound):
 class LastAdmin(RuleBroken):
     type = "last-library-admin"
     title = "Cannot change or remove the access level for the only admin."
+
+
+class GroupInUse(Conflict):
+    type, title = "group-in-use", "Grants or roles name this group; take them away first."

@@ -49,7 +49,7 @@ m = keyMatch(r.target, p.scope) && touches(p.holding, p.eft, r.permission)
 HOLDINGS: dict[str, frozenset[Permission]] = {
     "administrator": frozenset(Permission),
     "creator": frozenset({Permission.CREATE}),
-    "public_read": frozenset({Permission.VIEW, Permission.LEARN}),
+    "public_read": ALLOWED[AccessLevel.READ],
     "public_learning": frozenset({Permission.LEARN}),
     # In Studio whoever is active may try out what is readable. contract: §5.2 learn_from_library
     "public_read_learning": frozenset({Permission.LEARN}),
@@ -184,9 +184,7 @@ async def held(
         if row.kind == "person":
             active, creator = not row.denied, creator or row.creator
         elif f"{row.kind}:{row.what}" in HOLDINGS:
-            policies.append(
-                Policy(row.scope, f"{row.kind}:{row.what}", row.denied, row.group_name)
-            )
+            policies.append(Policy(row.scope, f"{row.kind}:{row.what}", row.denied, row.group_name))
     policies += _for_everybody(libraries, creator=creator)
     if caller.administrator:
         # Nothing denies an administrator anything but being inactive.
@@ -277,7 +275,9 @@ async def creator_orgs(session: AsyncSession, caller: Caller) -> set[str]:
     return {org for org, denied in rows if org is not None and not denied and org not in no}
 
 
-async def may_create_in(session: AsyncSession, caller: Caller, org: str, settings: Settings) -> bool:
+async def may_create_in(
+    session: AsyncSession, caller: Caller, org: str, settings: Settings
+) -> bool:
     """Whether somebody who may create libraries may do it in this org. contract: §3.2 step 4"""
     if caller.administrator or settings.creators != "creators":
         return True

@@ -37,7 +37,7 @@ from services.libraries.models import (
     Tag,
     Version,
 )
-from services.libraries.permissions import visible_to
+from services.libraries.permissions import everybody_creates, visible_to
 from services.libraries.states import Kind
 from services.libraries.views import moment
 from shared.callers import Caller
@@ -137,7 +137,10 @@ def _found(wanted: Wanted, words: ColumnElement[Any] | None, caller: Caller) -> 
         .join(Entity, col(Entity.id) == col(Findable.entity_id))
         .join(Draft, col(Draft.entity_id) == col(Findable.entity_id))
         .outerjoin(Published, col(Published.entity_id) == col(Findable.entity_id))
-        .where(*visible_to(caller), col(Library.staged_at).is_(None))
+        .where(
+            *visible_to(caller, everybody_creates=everybody_creates(session)),
+            col(Library.staged_at).is_(None),
+        )
     )
     if words is not None:
         query = query.where(col(Findable.words).op("@@")(words))
