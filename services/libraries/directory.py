@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, func, or_, text
+from sqlalchemy import select as select_columns
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -126,7 +127,7 @@ async def get_group(session: AsyncSession, name: str) -> TeamGroup:
 
 async def list_groups(
     session: AsyncSession, *, search: str = "", after: str = "", size: int
-) -> Sequence[Row[tuple[str, datetime, int]]]:
+) -> Sequence[Row[Any]]:
     """Groups by name, with how many an administrator put into each."""
     count = (
         select(func.count())
@@ -134,11 +135,13 @@ async def list_groups(
         .scalar_subquery()
         .label("members")
     )
-    query = select(TeamGroup.name, TeamGroup.created, count).where(col(TeamGroup.name) > after)
+    query = select_columns(col(TeamGroup.name), col(TeamGroup.created), count).where(
+        col(TeamGroup.name) > after
+    )
     if search:
         query = query.where(col(TeamGroup.name).icontains(search, autoescape=True))
-    found = await session.exec(query.order_by(col(TeamGroup.name)).limit(size))  # type: ignore[arg-type]
-    return found.all()  # type: ignore[return-value]
+    connection = await session.connection()
+    return (await connection.execute(query.order_by(col(TeamGroup.name)).limit(size))).all()
 
 
 async def make_group(session: AsyncSession, name: str, *, now: datetime) -> TeamGroup:

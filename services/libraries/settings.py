@@ -23,7 +23,7 @@ class Settings(ServiceSettings):
     creators: Literal["staff", "creators", "anyone"] = "staff"
     # Whether the first library of an org makes it; else only these orgs, and those in use.
     create_orgs: bool = True
-    orgs: list[str] = []
+    orgs: list[str] = Field(default_factory=list)
     # How long a process does not write down again what it knows of a caller.
     directory_minutes: float = Field(default=5.0, gt=0)
     most_blocks: int = Field(default=100_000, ge=1)

@@ -39,7 +39,8 @@ async def members(session: AsyncSession, library: Library) -> Sequence[Member]:
         .where(col(Grant.library_id) == library.id)
         .order_by(col(Grant.username).nulls_first(), col(Grant.group_name))
     )
-    return (await connection.execute(query)).all()
+    found: Sequence[Member] = (await connection.execute(query)).all()
+    return found
 
 
 async def member(session: AsyncSession, library: Library, username: str) -> Member:
