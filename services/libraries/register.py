@@ -52,6 +52,8 @@ class Register:
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await writing
+            if self._waiting:
+                await self.store()
 
     async def _write(self) -> None:
         while True:
