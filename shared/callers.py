@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -62,6 +62,8 @@ class Tokens:
         self._services: dict[str, tuple[float, Caller]] = {}
         self._loaded = 0.0
         self._loading = asyncio.Lock()
+        # Told of every person whose token verified; must be quick and must not raise.
+        self.on_caller: Callable[[Caller], None] | None = None
 
     async def caller(self, token: str) -> Caller:
         """Whose token this is. Raises NotAuthenticated for any that does not verify."""
@@ -70,7 +72,7 @@ class Tokens:
         if not isinstance(username, str) or not username or "\x00" in username:
             raise NotAuthenticated("Invalid token: no preferred_username.")
         user_id = claims.get("user_id")
-        return Caller(
+        caller = Caller(
             username=username,
             user_id=user_id if isinstance(user_id, int) else None,
             email=str(claims.get("email") or ""),
@@ -79,6 +81,9 @@ class Tokens:
             scopes=_texts(claims.get("scopes")),
             groups=_texts(claims.get("groups")),
         )
+        if self.on_caller is not None:
+            self.on_caller(caller)
+        return caller
 
     async def service(self, token: str) -> Caller:
         """Which of our services this is: signed with the shared secret, never by JWKS."""

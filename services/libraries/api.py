@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from services.dispatcher import client as dispatcher
 from services.dispatcher.schemas import TaskRequest
 from services.dispatcher.states import State
-from services.libraries import libraries, olx, permissions, publishing, work
+from services.libraries import libraries, olx, orgs, permissions, publishing, work
 from services.libraries.access import EditLibrary, ViewLibrary
 from services.libraries.models import Library
 from services.libraries.schemas import LibraryChanges, LibraryCreation
@@ -44,8 +44,8 @@ def page_size(text: str) -> int:
     return min(int(text[:9]), LARGEST_PAGE) if valid else PAGE_SIZE
 
 
-def creator(request: Request, caller: CallerDep) -> Caller:
-    permissions.require_create(caller, settings_of(request))
+async def creator(request: Request, caller: CallerDep, session: SessionDep) -> Caller:
+    await permissions.require_create(session, caller, settings_of(request))
     return caller
 
 
@@ -82,9 +82,13 @@ async def list_libraries(
 
 @router.post("/")
 async def create_library(
-    body: LibraryCreation, session: SessionDep, caller: Annotated[Caller, Depends(creator)]
+    request: Request,
+    body: LibraryCreation,
+    session: SessionDep,
+    caller: Annotated[Caller, Depends(creator)],
 ) -> JSONResponse:
     """A new, empty library. You become its admin."""
+    await orgs.require(session, caller, body.org, settings_of(request))
     library = await libraries.create(
         session, **body.model_dump(), user=caller.username, now=utc_now()
     )
@@ -94,9 +98,9 @@ async def create_library(
 @router.get("/{lib_key}/")
 async def get_library(library: ViewLibrary, caller: CallerDep, session: SessionDep) -> JSONResponse:
     """One library, with what its content is like."""
-    mine = await permissions.allowed(session, library, caller)
+    can_edit = await permissions.may(session, library, caller, Permission.EDIT)
     content = await libraries.describe(session, library)
-    return JSONResponse(library_json(library, content, can_edit=Permission.EDIT in mine))
+    return JSONResponse(library_json(library, content, can_edit=can_edit))
 
 
 @router.patch("/{lib_key}/")

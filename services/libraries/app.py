@@ -1,5 +1,8 @@
 """The web process of libraries."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import httpx
 from fastapi import FastAPI
 
@@ -9,12 +12,16 @@ from services.libraries import (
     api_clipboard,
     api_collections,
     api_containers,
+    api_directory,
     api_histories,
     api_resources,
     api_search,
     api_tasks,
+    api_team,
     api_versions,
+    permissions,
 )
+from services.libraries.register import Register
 from services.libraries.settings import Settings
 from shared.app import create_service_app, tells_events
 
@@ -38,7 +45,9 @@ def create_app(
             api_versions.router,
             api_collections.router,
             api_tasks.router,
+            api_team.router,
             api.router,
+            api_directory.router,
             api_blocks.bytes_router,
             api_blocks.xblock_router,
         ],
@@ -48,6 +57,18 @@ def create_app(
             "/library_assets/",
             "/api/content-staging/v1/",
         ],
-        background=[tells_events],
+        background=[knowing, tells_events],
         transport=transport,
     )
+
+
+@asynccontextmanager
+async def knowing(app: FastAPI) -> AsyncIterator[None]:
+    """Sessions know who creates; who calls is written down."""
+    settings: Settings = app.state.settings
+    sessions = app.state.database.sessions
+    permissions.configure(sessions, settings)
+    register = Register(sessions, fresh=settings.directory_minutes * 60)
+    async with register.running():
+        app.state.tokens.on_caller = register.see
+        yield

@@ -113,3 +113,28 @@ class ExportUnknown(NotFound):
 
 class ContentUnknown(NotFound):
     type = "content-unknown"
+
+
+class GrantUnknown(NotFound):
+    type = "grant-unknown"
+
+
+class PersonUnknown(NotFound):
+    type, title = "person-unknown", "Nobody of this name is known."
+
+
+class GroupUnknown(NotFound):
+    type, title = "group-unknown", "There is no such group."
+
+
+class RoleAssignmentUnknown(NotFound):
+    type, title = "role-assignment-unknown", "There is no such assignment of a role."
+
+
+class LastAdmin(RuleBroken):
+    type = "last-library-admin"
+    title = "Cannot change or remove the access level for the only admin."
+
+
+class GroupInUse(Conflict):
+    type, title = "group-in-use", "Grants or roles name this group; take them away first."

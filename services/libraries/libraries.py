@@ -9,12 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import events
+from services.libraries import events, roles, team
 from services.libraries.errors import FieldRefused, LibraryUnknown
 from services.libraries.keys import canonical_library_key, library_key
-from services.libraries.models import Grant, Library, LibraryVersion
-from services.libraries.permissions import visible_to
-from services.libraries.states import AccessLevel
+from services.libraries.models import Library, LibraryVersion
+from services.libraries.permissions import everybody_creates, visible_to
 from shared.callers import Caller
 from shared.files import Files
 
@@ -47,7 +46,7 @@ async def create(
             session.add(library)
     except IntegrityError as error:
         raise FieldRefused("slug", TAKEN) from error
-    session.add(Grant(library_id=library.id, username=user, access_level=AccessLevel.ADMIN))
+    await team.own(session, library, user=user, now=now)
     session.add(LibraryVersion(library_id=library.id, number=0, created=now))
     await session.flush()
     events.tell_library(session, library, "created")
@@ -78,7 +77,7 @@ async def page(
     order: str = "",
 ) -> tuple[Sequence[Library], int]:
     """Libraries this caller may view, and how many match. contract: libraries §3.2 #1"""
-    conditions: list[Any] = visible_to(caller)
+    conditions: list[Any] = visible_to(caller, everybody_creates=everybody_creates(session))
     if org:
         conditions.append(col(Library.org) == org.replace("\x00", ""))
     if text_search:
@@ -124,6 +123,8 @@ async def delete(session: AsyncSession, library: Library) -> None:
     await session.delete(library)
     await session.flush()
     events.tell_library(session, library, "deleted")
+    # After the row is gone nobody assigns one more: who assigns a role holds the library.
+    await roles.forget(session, library.key)
 
 
 async def delete_files(files: Files, library: Library) -> None:

@@ -1,31 +1,221 @@
-"""Who may do what with a library: one rule for every route. contract: libraries §5"""
+"""Who may do what with a library: one rule for every route. contract: libraries §5
 
-from collections.abc import Sequence
+What somebody holds is read for each question anew: grants, roles, and what a library allows
+everybody. Each is a policy (a scope, what it gives, allow or deny), and casbin decides: one that
+allows is needed, one that denies is enough for a no. `visible_to` says the same in SQL.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import casbin
+from casbin.model import Model
+from sqlalchemy import and_, func, or_, text, true
+from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries.models import Grant, Library
+from services.libraries import scopes
+from services.libraries.models import Grant, Library, Person, RoleAssignment, TeamGroupMember
 from services.libraries.settings import Settings
-from services.libraries.states import ALLOWED, AccessLevel, Permission
+from services.libraries.states import (
+    ALLOWED,
+    GIVES,
+    OF_LIBRARY,
+    AccessLevel,
+    Permission,
+    Role,
+    with_dependent,
+)
 from shared.callers import Caller
+from shared.database import Sessions, remember
 from shared.problems import Forbidden
+
+# The name of a setting in a session: whether everybody counts as somebody who creates.
+EVERYBODY_CREATES = "libraries.everybody_creates"
+
+MODEL = """
+[request_definition]
+r = target, permission
+[policy_definition]
+p = scope, holding, eft
+[policy_effect]
+e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
+[matchers]
+m = keyMatch(r.target, p.scope) && touches(p.holding, p.eft, r.permission)
+"""
+
+HOLDINGS: dict[str, frozenset[Permission]] = {
+    "administrator": frozenset(Permission),
+    "creator": frozenset({Permission.CREATE}),
+    "public_read": ALLOWED[AccessLevel.READ],
+    "public_learning": frozenset({Permission.LEARN}),
+    # In Studio whoever is active may try out what is readable. contract: §5.2 learn_from_library
+    "public_read_learning": frozenset({Permission.LEARN}),
+    **{f"grant:{level}": frozenset(gives) for level, gives in ALLOWED.items()},
+    **{f"role:{role}": gives for role, gives in GIVES.items()},
+}
+DENIED = {holding: with_dependent(gives) for holding, gives in HOLDINGS.items()}
+CLOSING = [role for role in Role if Permission.VIEW in DENIED[f"role:{role}"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One reason for a yes, or for a no."""
+
+    scope: str
+    holding: str
+    denied: bool = False
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What one person holds over some targets: library keys or scopes."""
+
+    policies: tuple[Policy, ...]
+    active: bool = True
+
+    def allow(self, target: str, permission: Permission) -> bool:
+        """The rule. What is public for learning is so for everybody, whoever they are."""
+        if self._public_learning(target, permission):
+            return True
+        return self.active and _enforce(self.policies, target, permission)
+
+    def reasons(self, target: str, permission: Permission) -> list[Policy]:
+        """The policies that speak for or against, those that deny first."""
+        found = [
+            policy
+            for policy in self.policies
+            if _enforce([Policy(policy.scope, policy.holding)], target, permission)
+            or (policy.denied and _denies(policy, target, permission))
+        ]
+        return sorted(found, key=lambda policy: not policy.denied)
+
+    def _public_learning(self, target: str, permission: Permission) -> bool:
+        public = Policy(target, "public_learning")
+        return permission is Permission.LEARN and public in self.policies
+
+
+def _touches(holding: str, effect: str, permission: str) -> bool:
+    return permission in (DENIED if effect == "deny" else HOLDINGS)[holding]
+
+
+def _enforcer() -> casbin.Enforcer:
+    model = Model()
+    model.load_model_from_text(MODEL)
+    enforcer = casbin.Enforcer(model)
+    enforcer.add_function("touches", _touches)
+    return enforcer
+
+
+# The rule is made once; policies are put in for each question and nothing of them is kept.
+_RULE = _enforcer()
+
+
+def _enforce(policies: Iterable[Policy], target: str, permission: Permission) -> bool:
+    rows = [[each.scope, each.holding, "deny" if each.denied else "allow"] for each in policies]
+    assertion = _RULE.model.model["p"]["p"]
+    assertion.policy = rows
+    try:
+        return bool(rows) and bool(_RULE.enforce(target, str(permission)))
+    finally:
+        assertion.policy = []
+
+
+def _denies(policy: Policy, target: str, permission: Permission) -> bool:
+    everything = Policy(scopes.EVERYTHING, "administrator")
+    return not _enforce([everything, policy], target, permission)
+
+
+def configure(sessions: Sessions, settings: Settings) -> None:
+    """Let the sessions of this process know what its settings say of creators."""
+    remember(sessions, EVERYBODY_CREATES, settings.creators == "anyone")
+
+
+def everybody_creates(session: AsyncSession) -> bool:
+    return bool(session.info.get(EVERYBODY_CREATES))
+
+
+HELD = text("""
+    with groups as (
+      select unnest(cast(:groups as text[])) as name
+      union select group_name from team_group_member where username = :username
+    )
+    select 'person' as kind, null as group_name, null as what, null as scope,
+           not active as denied, creator
+    from person where username = :username
+    union all
+    select 'grant', held.group_name, held.access_level, library.key, false, false
+    from library join "grant" as held on held.library_id = library.id
+    where library.key = any(:targets)
+      and (held.username = :username or held.group_name in (select name from groups))
+    union all
+    select 'role', group_name, role, scope, denied, false
+    from role_assignment
+    where scope = any(:covering)
+      and (username = :username or group_name in (select name from groups))
+""")
+
+
+async def held(
+    session: AsyncSession,
+    caller: Caller,
+    targets: Iterable[str],
+    libraries: Iterable[Library] = (),
+) -> Holdings:
+    """What this caller holds over these targets and libraries, in one statement."""
+    libraries = list(libraries)
+    wanted = list(dict.fromkeys([*targets, *(library.key for library in libraries)]))
+    covering = {scope for target in wanted for scope in scopes.covering(target)}
+    connection = await session.connection()
+    rows = await connection.execute(
+        HELD,
+        {
+            "username": caller.username,
+            "groups": list(caller.groups),
+            "targets": wanted,
+            "covering": sorted(covering),
+        },
+    )
+    active, creator, policies = True, everybody_creates(session), []
+    for row in rows:
+        if row.kind == "person":
+            active, creator = not row.denied, creator or row.creator
+        elif f"{row.kind}:{row.what}" in HOLDINGS:
+            policies.append(Policy(row.scope, f"{row.kind}:{row.what}", row.denied, row.group_name))
+    policies += _for_everybody(libraries, creator=creator)
+    if caller.administrator:
+        # Nothing denies an administrator anything but being inactive.
+        policies = [policy for policy in policies if not policy.denied]
+        policies.append(Policy(scopes.EVERYTHING, "administrator"))
+    elif creator:
+        policies.append(Policy(scopes.EVERYTHING, "creator"))
+    return Holdings(tuple(policies), active)
+
+
+def _for_everybody(libraries: Iterable[Library], *, creator: bool) -> list[Policy]:
+    found = []
+    for library in libraries:
+        if library.allow_public_learning:
+            found.append(Policy(library.key, "public_learning"))
+        if library.allow_public_read:
+            holding = "public_read" if creator else "public_read_learning"
+            found.append(Policy(library.key, holding))
+    return found
 
 
 async def allowed(session: AsyncSession, library: Library, caller: Caller) -> set[Permission]:
     """Everything this caller may do with this library."""
-    if caller.administrator:
-        return set(Permission)
-    query = select(Grant).where(
-        col(Grant.library_id) == library.id, col(Grant.username) == caller.username
-    )
-    return _with((await session.exec(query)).first(), library)
+    mine = await held(session, caller, (), [library])
+    return {one for one in OF_LIBRARY if mine.allow(library.key, one)}
 
 
-def _with(grant: Grant | None, library: Library) -> set[Permission]:
-    mine: set[Permission] = set(ALLOWED[grant.access_level]) if grant else set()
-    return mine | ({Permission.VIEW} if library.allow_public_read else set())
+async def may(
+    session: AsyncSession, library: Library, caller: Caller, permission: Permission
+) -> bool:
+    return (await held(session, caller, (), [library])).allow(library.key, permission)
 
 
 async def require(
@@ -39,29 +229,100 @@ async def require_all(
     session: AsyncSession, libraries: Sequence[Library], caller: Caller, permission: Permission
 ) -> None:
     """The same for several at once. Raises Forbidden."""
-    if not libraries or caller.administrator:
+    if not libraries:
         return
-    query = select(Grant).where(
-        col(Grant.library_id).in_([library.id for library in libraries]),
-        col(Grant.username) == caller.username,
-    )
-    grants = {grant.library_id: grant for grant in await session.exec(query)}
-    for library in libraries:
-        if permission not in _with(grants.get(library.id), library):
-            raise Forbidden
-
-
-def require_create(caller: Caller, settings: Settings) -> None:
-    """Raises Forbidden for those who may not create libraries."""
-    if not caller.administrator and settings.creators == "staff":
+    mine = await held(session, caller, (), libraries)
+    if not all(mine.allow(library.key, permission) for library in libraries):
         raise Forbidden
 
 
-def visible_to(caller: Caller) -> list[Any]:
-    """The same rule for VIEW as a condition on libraries."""
-    if caller.administrator:
-        return []
-    granted = select(Grant.library_id).where(
-        col(Grant.username) == caller.username, col(Grant.access_level).in_(list(AccessLevel))
+async def require_over(
+    session: AsyncSession, caller: Caller, scope: str, permission: Permission
+) -> None:
+    """The same for a scope: what is held over it or over one that covers it. Raises Forbidden."""
+    if not (await held(session, caller, [scope])).allow(scope, permission):
+        raise Forbidden
+
+
+async def require_create(session: AsyncSession, caller: Caller, settings: Settings) -> None:
+    """Raises Forbidden for those who may not create libraries. contract: libraries §5.2
+
+    With `creators`, somebody may who is marked as one, or who is one over some org; with
+    `staff`, only who is one over everything.
+    """
+    mine = await held(session, caller, [scopes.EVERYTHING])
+    policies = mine.policies
+    if settings.creators == "staff":
+        policies = tuple(each for each in policies if each.holding != "creator")
+    if Holdings(policies, mine.active).allow(scopes.EVERYTHING, Permission.CREATE):
+        return
+    if mine.active and settings.creators == "creators" and await creator_orgs(session, caller):
+        return
+    raise Forbidden
+
+
+async def creator_orgs(session: AsyncSession, caller: Caller) -> set[str]:
+    """The orgs over which this caller is a creator."""
+    found = await session.exec(
+        select(RoleAssignment.scope, RoleAssignment.denied).where(
+            _is_holder(RoleAssignment, caller),
+            col(RoleAssignment.role) == Role.CREATOR,
+            col(RoleAssignment.scope).like("lib:%:*"),
+        )
     )
-    return [col(Library.id).in_(granted) | col(Library.allow_public_read)]
+    rows = [(scopes.org_of(scope), denied) for scope, denied in found]
+    no = {org for org, denied in rows if denied}
+    return {org for org, denied in rows if org is not None and not denied and org not in no}
+
+
+async def may_create_in(
+    session: AsyncSession, caller: Caller, org: str, settings: Settings
+) -> bool:
+    """Whether somebody who may create libraries may do it in this org. contract: §3.2 step 4"""
+    if caller.administrator or settings.creators != "creators":
+        return True
+    return (await held(session, caller, [scopes.of_org(org)])).allow(
+        scopes.of_org(org), Permission.CREATE
+    )
+
+
+def _is_holder(table: Any, caller: Caller) -> Any:
+    """Whether a grant or a role is this caller's own, or of a group of theirs."""
+    groups = select(TeamGroupMember.group_name).where(
+        col(TeamGroupMember.username) == caller.username
+    )
+    conditions = [table.username == caller.username, table.group_name.in_(groups)]
+    if caller.groups:
+        conditions.append(table.group_name.in_(caller.groups))
+    return or_(*conditions)
+
+
+def visible_to(caller: Caller, *, everybody_creates: bool = False) -> list[Any]:
+    """The same rule for VIEW as conditions on libraries."""
+    person = select_columns(col(Person.username)).where(col(Person.username) == caller.username)
+    active = ~person.where(~col(Person.active)).exists()
+    if caller.administrator:
+        return [active]
+    granted = select(Grant.library_id).where(
+        _is_holder(Grant, caller), col(Grant.access_level).in_(list(AccessLevel))
+    )
+    creator: Any = true() if everybody_creates else person.where(col(Person.creator)).exists()
+    readable = and_(col(Library.allow_public_read), creator)
+    open_to = or_(col(Library.id).in_(granted), readable, _role(caller, denied=False))
+    return [active, open_to, ~_role(caller, denied=True)]
+
+
+def _role(caller: Caller, *, denied: bool) -> Any:
+    """Whether a role that gives VIEW, or one whose denial takes it, covers the library.
+
+    Looked at from the library: its key and the three scopes around it are in the caller's.
+    """
+    roles = CLOSING if denied else [role for role in Role if Permission.VIEW in GIVES[role]]
+    mine = select_columns(col(RoleAssignment.scope)).where(
+        _is_holder(RoleAssignment, caller),
+        col(RoleAssignment.role).in_(roles),
+        col(RoleAssignment.denied).is_(denied),
+    )
+    wide = mine.where(col(RoleAssignment.scope).in_([scopes.EVERYTHING, scopes.ALL_LIBRARIES]))
+    org = func.concat("lib:", col(Library.org), ":*")
+    return or_(wide.exists(), org.in_(mine), col(Library.key).in_(mine))

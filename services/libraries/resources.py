@@ -29,6 +29,7 @@ from services.libraries import (
     libraries,
     library_versions,
     olx,
+    orgs,
     permissions,
     publishing,
 )
@@ -197,7 +198,9 @@ class Libraries(OfLibrary):
     async def permit(self, call: Call, action: Action | None, subjects: Sequence[Any]) -> None:
         if action is Action.CREATE:
             assert isinstance(call.settings, Settings)
-            permissions.require_create(call.caller, call.settings)
+            await permissions.require_create(call.session, call.caller, call.settings)
+            for org in dict.fromkeys(new.org for new in subjects):
+                await orgs.require(call.session, call.caller, org, call.settings)
             return
         wanted = {
             None: Permission.VIEW,

@@ -6,6 +6,7 @@ there is nothing to index again.
 
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ from services.libraries.models import (
     Tag,
     Version,
 )
-from services.libraries.permissions import visible_to
+from services.libraries.permissions import everybody_creates, visible_to
 from services.libraries.states import Kind
 from services.libraries.views import moment
 from shared.callers import Caller
@@ -106,7 +107,8 @@ def _beginning(word: str) -> str:
 async def find(session: AsyncSession, wanted: Wanted, *, caller: Caller) -> Found:
     """The best matches first; without words the newest. Two statements, whatever is found."""
     words = question(wanted.q)
-    found = _found(wanted, words, caller)
+    visible = visible_to(caller, everybody_creates=everybody_creates(session))
+    found = _found(wanted, words, visible)
     facets: dict[str, dict[str, int]] = {
         name: {} for name in ("library", "type", "state", "collection", "tag")
     }
@@ -117,7 +119,7 @@ async def find(session: AsyncSession, wanted: Wanted, *, caller: Caller) -> Foun
     return Found([_shown(row) for row in rows], sum(facets["type"].values()), facets)
 
 
-def _found(wanted: Wanted, words: ColumnElement[Any] | None, caller: Caller) -> CTE:
+def _found(wanted: Wanted, words: ColumnElement[Any] | None, visible: Sequence[Any]) -> CTE:
     state = case(
         (col(Published.version_id).is_(None), "unpublished"),
         (col(Published.version_id) == col(Draft.version_id), "published"),
@@ -137,7 +139,7 @@ def _found(wanted: Wanted, words: ColumnElement[Any] | None, caller: Caller) -> 
         .join(Entity, col(Entity.id) == col(Findable.entity_id))
         .join(Draft, col(Draft.entity_id) == col(Findable.entity_id))
         .outerjoin(Published, col(Published.entity_id) == col(Findable.entity_id))
-        .where(*visible_to(caller), col(Library.staged_at).is_(None))
+        .where(*visible, col(Library.staged_at).is_(None))
     )
     if words is not None:
         query = query.where(col(Findable.words).op("@@")(words))

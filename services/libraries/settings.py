@@ -20,7 +20,12 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="LIBRARIES_", extra="ignore")
 
     service: Literal["libraries"] = "libraries"
-    creators: Literal["staff", "anyone"] = "staff"
+    creators: Literal["staff", "creators", "anyone"] = "staff"
+    # Whether the first library of an org makes it; else only these orgs, and those in use.
+    create_orgs: bool = True
+    orgs: list[str] = Field(default_factory=list)
+    # How long a process does not write down again what it knows of a caller.
+    directory_minutes: float = Field(default=5.0, gt=0)
     most_blocks: int = Field(default=100_000, ge=1)
     most_asset_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     # Where pictures of people are; `{username}` and `{size}` (a word) are filled in.

@@ -3,6 +3,7 @@
 import re
 import secrets
 import unicodedata
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -53,12 +54,72 @@ class Permission(StrEnum):
     CREATE_COLLECTION = "create_collection"
     EDIT_COLLECTION = "edit_collection"
     DELETE_COLLECTION = "delete_collection"
+    REUSE = "reuse"
+    TAGS = "tags"
+    LEARN = "learn"
+    # Of no library: to make new ones.
+    CREATE = "create"
 
 
+class Role(StrEnum):
+    """What a person or a group is over a scope. contract: libraries §5.4"""
+
+    ADMIN = "library_admin"
+    AUTHOR = "library_author"
+    CONTRIBUTOR = "library_contributor"
+    USER = "library_user"
+    CREATOR = "library_creator"
+
+
+OF_LIBRARY = frozenset(Permission) - {Permission.CREATE}
+
+# Who has the first has the others; who is denied one of the others is denied the first.
+IMPLIED = {
+    Permission.VIEW: {Permission.LEARN},
+    Permission.REUSE: {Permission.VIEW},
+    Permission.EDIT: {Permission.VIEW},
+    Permission.TAGS: {Permission.EDIT},
+    Permission.PUBLISH: {Permission.EDIT},
+    Permission.DELETE_LIBRARY: {Permission.EDIT},
+    Permission.VIEW_TEAM: {Permission.VIEW},
+    Permission.EDIT_TEAM: {Permission.VIEW_TEAM},
+    # Whoever changes collections must be able to edit, too.
+    Permission.EDIT_COLLECTION: {Permission.EDIT},
+    Permission.CREATE_COLLECTION: {Permission.EDIT_COLLECTION},
+    Permission.DELETE_COLLECTION: {Permission.EDIT_COLLECTION},
+}
+
+
+def with_implied(permissions: Iterable[Permission]) -> frozenset[Permission]:
+    """These, and all that they bring with them."""
+    found = set(permissions)
+    while more := {each for one in found for each in IMPLIED.get(one, ())} - found:
+        found |= more
+    return frozenset(found)
+
+
+def with_dependent(permissions: Iterable[Permission]) -> frozenset[Permission]:
+    """These, and all that is nothing without them."""
+    missing = set(permissions)
+    return frozenset(one for one in Permission if with_implied({one}) & missing)
+
+
+_USER = {Permission.REUSE, Permission.VIEW_TEAM}
+_CONTRIBUTOR = _USER | {
+    Permission.TAGS, Permission.CREATE_COLLECTION, Permission.DELETE_COLLECTION,
+}  # fmt: skip
+_AUTHOR = _CONTRIBUTOR | {Permission.PUBLISH}
+GIVES = {
+    Role.USER: with_implied(_USER),
+    Role.CONTRIBUTOR: with_implied(_CONTRIBUTOR),
+    Role.AUTHOR: with_implied(_AUTHOR),
+    Role.ADMIN: OF_LIBRARY,
+    Role.CREATOR: frozenset({Permission.CREATE}),
+}
 ALLOWED = {
-    AccessLevel.READ: {Permission.VIEW},
-    AccessLevel.AUTHOR: set(Permission) - {Permission.EDIT_TEAM, Permission.DELETE_LIBRARY},
-    AccessLevel.ADMIN: set(Permission),
+    AccessLevel.READ: with_implied({Permission.REUSE}),
+    AccessLevel.AUTHOR: OF_LIBRARY - {Permission.EDIT_TEAM, Permission.DELETE_LIBRARY},
+    AccessLevel.ADMIN: OF_LIBRARY,
 }
 
 LICENSES = (

@@ -1,6 +1,10 @@
 """The queue process of libraries."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from services.dispatcher.runner import TaskRunner
+from services.libraries import permissions
 from services.libraries.backup import backup_library
 from services.libraries.exports import fs_publication_export, fs_repo_version_export
 from services.libraries.importing import import_library
@@ -14,7 +18,7 @@ from services.libraries.leftovers import tmpfile_cleanup, upload_cleanup
 from services.libraries.orphans import orphan_cleanup
 from services.libraries.registry import GENERAL
 from services.libraries.settings import Settings
-from shared.worker import WorkerSpec, tells_events
+from shared.worker import WorkerContext, WorkerSpec, tells_events
 
 runner = TaskRunner(
     {
@@ -32,6 +36,19 @@ runner = TaskRunner(
         "upload_cleanup": upload_cleanup,
     }
 )
+
+
+@asynccontextmanager
+async def knowing(context: WorkerContext) -> AsyncIterator[None]:
+    """Sessions know who creates."""
+    settings = context.settings
+    assert isinstance(settings, Settings)
+    permissions.configure(context.sessions, settings)
+    yield
+
+
 SERVICE = WorkerSpec(
-    settings=Settings, jobs=[runner.take_work], background=[runner.alive, tells_events]
+    settings=Settings,
+    jobs=[runner.take_work],
+    background=[knowing, runner.alive, tells_events],
 )

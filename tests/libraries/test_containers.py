@@ -571,6 +571,9 @@ async def test_25_who_may_do_what_with_containers(author: Builder) -> None:
 
     await author.http.patch(f"{V2}/{LIB}/", json={"allow_public_read": True}, headers=STAFF)
     reader = as_user("reader")
+    # Public reading is for those who may create libraries.
+    person = "/api/libraries-admin/v1/people/reader/"
+    await author.http.put(person, json={"creator": True}, headers=STAFF)
     for method, path in routes:
         answer = await author.http.request(method, f"{V2}/{path}", headers=reader, json={})
         allowed = {400} if "entries" in path else {200}

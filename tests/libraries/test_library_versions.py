@@ -542,7 +542,9 @@ async def test_a_permission_that_was_taken_meanwhile_counts(
     author = as_user("ines")
     assert (await http.post(f"{V2}/{LIB}/versions/", headers=author)).status_code == 202
     async with app.state.database.sessions.begin() as session:
-        await (await session.connection()).execute(text('delete from "grant"'))
+        connection = await session.connection()
+        await connection.execute(text('delete from "grant"'))
+        await connection.execute(text("delete from role_assignment"))
     with pytest.raises(Exception, match="do not have permission"):
         await asked.run()
 

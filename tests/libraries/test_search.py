@@ -8,7 +8,14 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy import event, text
 
-from services.libraries import collections, components, containers, libraries, publishing
+from services.libraries import (
+    collections,
+    components,
+    containers,
+    directory,
+    libraries,
+    publishing,
+)
 from services.libraries.components import NewComponent
 from services.libraries.states import Kind
 from shared.database import utc_now
@@ -33,6 +40,8 @@ def html(code: str, title: str, body: str, block_type: str = "html") -> NewCompo
 async def content(app: FastAPI) -> None:
     """Two libraries; gull is published, tern was changed after that, the rest is new."""
     async with app.state.database.sessions.begin() as session:
+        # Public reading is for those who may create libraries.
+        await directory.put_person(session, "ada", {"creator": True}, now=NOON)
         birds = await make_library(session, org="Fjord", slug="BIRDS", title="Birds")
         tides = await make_library(session, org="Fjord", slug="TIDES", allow_public_read=True)
         say = {"user": "ines", "now": NOON}
