@@ -271,7 +271,8 @@ async def _download(
     path: str,
 ) -> Response:
     library = await session.get(Library, entity.library_id)
-    assert library is not None
+    if library is None or library.staged_at is not None:
+        raise AssetUnknown
     await permissions.require(session, library, caller, Permission.VIEW)
     stored = await components.find_asset(session, version.id, path)
     headers = {

@@ -1,7 +1,6 @@
 """Importing OLX into a library: the upload, the task that reads it, and its report."""
 
 import asyncio
-import mimetypes
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -37,12 +36,6 @@ BATCH = 100
 BATCH_BYTES = 4 * 1024 * 1024
 READ_AT_ONCE = 20
 SMALL_FILE = 1024 * 1024
-
-# The interpreter's own table only: what a machine has installed must not decide.
-_TYPES = mimetypes.MimeTypes(filenames=())
-_TYPES.add_type("application/x-subrip", ".srt")
-_TYPES.add_type("text/vtt", ".vtt")
-_TYPES.add_type("application/json", ".sjson")
 
 
 class UploadRefused(BadInput):
@@ -248,7 +241,7 @@ class Assets:
             small = source.size(name) <= SMALL_FILE
             data = await asyncio.to_thread(read, source, name) if small else self._stream(name)
             self._stored[name] = await media.store_file(
-                self.files, self.library, data, media_type_of(name)
+                self.files, self.library, data, media.media_type_of(name)
             )
         return self._stored[name]
 
@@ -256,7 +249,3 @@ class Assets:
         pieces = self.tree.tree.chunks(name)
         while piece := await asyncio.to_thread(next, pieces, b""):
             yield piece
-
-
-def media_type_of(name: str) -> str:
-    return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"

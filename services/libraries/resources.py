@@ -186,7 +186,8 @@ class Libraries(OfLibrary):
 
     async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Library]:
         keys = [ident for ident in idents if "\x00" not in ident]
-        found = await session.exec(select(Library).where(col(Library.key).in_(keys)))
+        query = select(Library).where(col(Library.key).in_(keys), col(Library.staged_at).is_(None))
+        found = await session.exec(query)
         return {library.key: library for library in found}
 
     def known_library(self, subject: Any) -> Library | None:
