@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher.runner import TaskContext
 from services.libraries import components, libraries, media, publishing, work
 from services.libraries.components import NewComponent
-from services.libraries.entries import ArchiveLimits, read, shown
+from services.libraries.entries import read, shown
 from services.libraries.errors import LimitReached
 from services.libraries.import_reports import Report
 from services.libraries.media import NewMedia
@@ -128,14 +128,16 @@ async def import_library(task: TaskContext, *, library_key: str, upload: str) ->
 async def _opened(task: TaskContext, upload: str) -> AsyncIterator[OlxTree]:
     """The uploaded tree, unpacked into temporary files for the time of the import."""
     check = task.progress.check
+    assert isinstance(task.settings, Settings)
+    limits = task.settings.archive_limits
     await task.progress.stage("Unpacking")
     with tempfile.TemporaryDirectory(prefix="lyceum-") as folder:
         source = Path(folder) / "upload"
         await spool(task.files.stream(upload), source, limit=task.settings.max_upload_bytes)
-        unpacked = await asyncio.to_thread(unpack, source, ArchiveLimits(), check)
+        unpacked = await asyncio.to_thread(unpack, source, limits, check)
     with unpacked:
         await task.progress.stage("Reading")
-        tree = await asyncio.to_thread(OlxTree, unpacked)
+        tree = await asyncio.to_thread(OlxTree, unpacked, task.settings.olx_limits)
         await task.progress.total(len(tree.components))
         yield tree
 

@@ -13,6 +13,7 @@ from services.libraries.jobs import (
 from services.libraries.leftovers import tmpfile_cleanup, upload_cleanup
 from services.libraries.orphans import orphan_cleanup
 from services.libraries.registry import GENERAL
+from services.libraries.restoring import restore_library
 from services.libraries.settings import Settings
 from shared.worker import WorkerSpec
 
@@ -28,6 +29,7 @@ runner = TaskRunner(
         "make_library_version": make_library_version,
         "orphan_cleanup": orphan_cleanup,
         "publish_library": publish_library,
+        "restore_library": restore_library,
         "tmpfile_cleanup": tmpfile_cleanup,
         "upload_cleanup": upload_cleanup,
     }
