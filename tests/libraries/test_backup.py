@@ -153,7 +153,7 @@ async def test_the_same_content_gives_the_same_archive_as_upstream(
 ) -> None:
     library = await make_sample(database, files)
 
-    ours = opened(await run(database, files, library.key, email="ada@example.test"))
+    ours = opened(await run(database, files, library.key))
 
     theirs = zipfile.ZipFile(SAMPLE)
     renamed = {name: name.replace("/capitalcode", "/CapitalCode") for name in theirs.namelist()}
@@ -363,7 +363,7 @@ async def test_a_backup_is_asked_for_with_the_library_shared(
     assert (service, name) == ("dispatcher", "on_dispatch")
     assert request["id"] == str(task_id)
     assert (request["shared"], request["exclusive"]) == ([KEY], [])
-    assert request["arguments"] == {"library_key": KEY, "email": "ada@example.test"}
+    assert request["arguments"] == {"library_key": KEY}
     assert request["user_task"]["name"] == f"Library Learning Package Backup of {KEY}"
 
 
