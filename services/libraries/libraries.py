@@ -86,7 +86,7 @@ async def page(
     order: str = "",
 ) -> tuple[Sequence[Library], int]:
     """Libraries this caller may view, and how many match. contract: libraries §3.2 #1"""
-    conditions: list[Any] = [col(Library.staged_at).is_(None), *visible_to(caller)]
+    conditions: list[Any] = visible_to(caller)
     if org:
         conditions.append(col(Library.org) == org.replace("\x00", ""))
     if text_search:

@@ -58,10 +58,11 @@ def require_create(caller: Caller, settings: Settings) -> None:
 
 
 def visible_to(caller: Caller) -> list[Any]:
-    """The same rule for VIEW as a condition on libraries."""
+    """The same rule for VIEW as a condition on libraries; staged packages are none."""
+    live = col(Library.staged_at).is_(None)
     if caller.administrator:
-        return []
+        return [live]
     granted = select(Grant.library_id).where(
         col(Grant.username) == caller.username, col(Grant.access_level).in_(list(AccessLevel))
     )
-    return [col(Library.id).in_(granted) | col(Library.allow_public_read)]
+    return [live, col(Library.id).in_(granted) | col(Library.allow_public_read)]

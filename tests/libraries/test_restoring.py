@@ -39,7 +39,7 @@ from tests.libraries.test_import_archives import make_zip, special
 
 TABLES = (
     "library", "entity", "version", "media", "version_media", "child", "dependency", "draft",
-    "published", "draft_log", "publish_log", "collection", "collection_member", "grant",
+    "published", "draft_log", "publish_log", "collection", "collection_member", "grant", "findable",
 )  # fmt: skip
 
 
@@ -272,6 +272,6 @@ async def test_files_stay_where_they_are_when_a_library_is_made(
         entity = await entities.get(session, library, "xblock.v1:html:välkommen")
         [asset] = await components.list_assets(session, entity)
         stored = await components.find_asset(
-            session, (await entities.view_of(session, entity.id)).version_id, asset.path
+            session, (await entities.show(session, entity.id)).version_id, asset.path
         )
         assert len(await files.read(media.content_path(library, stored.hash))) == asset.size
