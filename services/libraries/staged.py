@@ -5,7 +5,7 @@ library of it, once; if nobody does, it expires.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -161,7 +161,3 @@ async def delete_files(sessions: Sessions, files: Files, task_id: UUID) -> None:
         if await media.try_to_own_files(session, task_id) and await find(session, task_id) is None:
             folder = f"{media.CONTENT}/{task_id}"
             await files.delete([path async for path in files.list(folder)])
-
-
-def expires(staged_at: datetime, hours: int) -> datetime:
-    return staged_at + timedelta(hours=hours)

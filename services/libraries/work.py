@@ -45,13 +45,18 @@ def request(
 
 
 async def record(
-    session: AsyncSession, task: TaskRequest, *, caller: Caller, now: datetime
+    session: AsyncSession,
+    task: TaskRequest,
+    *,
+    caller: Caller,
+    now: datetime,
+    library_key: str | None = None,
 ) -> None:
-    """Remember whose work this is, for its status routes."""
+    """Remember whose work this is, and of which library, for its status routes."""
     session.add(
         LibraryTask(
             task_id=task.id,
-            library_key=str(task.arguments.get("library_key", "")),
+            library_key=library_key or str(task.arguments["library_key"]),
             kind=task.function,
             username=caller.username,
             created=now,
