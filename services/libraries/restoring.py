@@ -240,6 +240,7 @@ async def _write(
     if package is None:
         known = await staged.find(session, task.task_id)
         assert known is not None
+        await task.progress.advance(len(contents.entities) + len(contents.collections))
         return known
     await media.use_files(session, package)
     restore = Restore(session, task.files, package, task.progress, user, now)
