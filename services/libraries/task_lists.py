@@ -1,4 +1,4 @@
-"""The backups and restores somebody asked for: what became of them, and until when they are kept."""
+"""Backups and restores somebody asked for: what became of them, and how long they are kept."""
 
 import asyncio
 from collections.abc import Sequence

@@ -180,7 +180,7 @@ async def test_uploads_have_a_limit(clean: Servers) -> None:
         answer = await http.post(
             f"{V2}/restore/", files={"file": ("a.zip", b"x" * 2001, ZIP)}, headers=STAFF
         )
-        assert answer.status_code == 400
+        assert answer.status_code == 413
         assert await files_in(app.state.files, "library_restore") == before
 
 
@@ -242,7 +242,7 @@ async def test_a_library_is_no_package(person: Person) -> None:
 
     answer = await person.create(slug="other", learning_package=library.id)
 
-    assert answer.status_code == 400
+    assert answer.status_code == 413
 
 
 async def test_a_package_is_in_no_list_and_under_no_key(person: Person) -> None:

@@ -171,13 +171,15 @@ async def test_upstreams_archive_becomes_a_library_with_the_same_content(
     assert log == "Restore from backup."
 
 
-async def everything(database: Database, files: Files) -> Library:
-    """A library with all that upstream's archives lose."""
+async def everything(database: Database, files: Files, *, odd_paths: bool = True) -> Library:
+    """A library with all that upstream's archives lose; odd paths upstream cannot even read."""
     async with database.sessions.begin() as session:
         library = await make_library(session, description='a "b"\nc')
         picture = await media.store_file(files, library, b"\x89PNG", "image/x-own")
         empty = await media.store_file(files, library, b"", "text/plain")
-        assets = {"static/v1/a.png": picture, "static/empty.txt": empty, "static/x.toml": picture}
+        assets = {"static/a.png": picture, "static/empty.txt": empty}
+        if odd_paths:
+            assets |= {"static/v1/a.png": picture, "static/x.toml": picture}
         items = [
             NewComponent("html", "Case", "", "<html>1</html>", assets),
             NewComponent("html", "case", "lower", "<html>lower</html>"),
