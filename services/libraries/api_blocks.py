@@ -127,15 +127,16 @@ async def get_olx(block: ViewBlock, session: SessionDep) -> dict[str, str]:
 
 @router.post("/blocks/{usage_key}/olx/")
 async def set_olx(
-    block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
+    request: Request, block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
 ) -> OlxSaved:
     """Save new OLX: one new draft version."""
     if not body.olx.strip():
         raise BadInput("olx: This field may not be blank.",
                        fields={"olx": ["This field may not be blank."]})  # fmt: skip
     made = await components.set_olx(
-        session, block.library, block.entity, body.olx, user=caller.username, now=utc_now()
-    )
+        session, block.library, block.entity, body.olx, user=caller.username, now=utc_now(),
+        limits=settings_of(request).olx_limits,
+    )  # fmt: skip
     return OlxSaved(olx=olx.trimmed(body.olx), version_num=made.version_num)
 
 

@@ -392,8 +392,11 @@ class Components(OfLibrary):
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Component:
         assert isinstance(call.settings, Settings)
         library = await self.library_of(call.session, values)
-        text = await _olx_of(call.files, file) if file is not None else values.olx
-        content = olx.parse(text, block_type=values.block_type) if text is not None else None
+        limits = call.settings.olx_limits
+        text = await _olx_of(call.files, file, limits.bytes) if file is not None else values.olx
+        content = None
+        if text is not None:
+            content = olx.parse(text, block_type=values.block_type, limits=limits)
         entity = await components.create(
             call.session, library, block_type=values.block_type, code=values.definition_id,
             can_stand_alone=values.can_stand_alone, most=call.settings.most_blocks,
@@ -405,9 +408,10 @@ class Components(OfLibrary):
         return {"olx": await components.get_olx(session, thing.entity)}
 
     async def update(self, call: Call, thing: Component, values: Any) -> Component:
+        assert isinstance(call.settings, Settings)
         await components.set_olx(
             call.session, thing.library, thing.entity, values.olx, user=call.caller.username,
-            now=utc_now(),
+            now=utc_now(), limits=call.settings.olx_limits,
         )  # fmt: skip
         return thing
 
@@ -427,9 +431,9 @@ class Components(OfLibrary):
         )  # fmt: skip
 
 
-async def _olx_of(files: Files, file: GivenFile) -> str:
-    if file.size > olx.LIMITS.bytes:
-        raise BadInput(f"The file has more than {olx.LIMITS.bytes} bytes.")
+async def _olx_of(files: Files, file: GivenFile, most: int) -> str:
+    if file.size > most:
+        raise BadInput(f"The file has more than {most} bytes.")
     try:
         return (await files.read(file.path)).decode()
     except UnicodeDecodeError:
