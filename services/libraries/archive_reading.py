@@ -304,15 +304,15 @@ class _Reader:
             return []
         return children
 
-    def _pins(self, name: str, table: Table, children: list[str]) -> list[int]:
+    def _pins(self, name: str, table: Table, children: list[str]) -> tuple[int, ...]:
         pins = table.values.get("pins", [])
         numbers = isinstance(pins, list) and all(
             type(pin) is int and 0 <= pin <= LARGEST_NUMBER for pin in pins
         )
         if pins and (not numbers or len(pins) != len(children)):
             self.line(name, "'pins' must have a version number, or 0, for each child.")
-            return []
-        return pins if numbers else []
+            return ()
+        return tuple(pins) if numbers else ()
 
     def _pointer(
         self, name: str, entity: Table, which: str, versions: dict[int, ArchivedVersion]

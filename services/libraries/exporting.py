@@ -233,6 +233,10 @@ class Export:
         return stream
 
 
+def _pins(children: Sequence[Child]) -> tuple[int, ...]:
+    return tuple(pin for _, pin in children) if any(pin for _, pin in children) else ()
+
+
 def _entity(
     row: Row[Any],
     pinned: Sequence[Row[Any]],
@@ -247,7 +251,7 @@ def _entity(
             created,
             media_of.get(number, ()),
             None if component else [ref for ref, _ in children_of.get(number, [])],
-            () if component else [pin for _, pin in children_of.get(number, [])],
+            _pins(children_of.get(number, [])),
         )
         for number, version_num, title, created in (
             (row.live_id, row.live_num, row.live_title, row.live_created),

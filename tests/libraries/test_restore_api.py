@@ -242,7 +242,7 @@ async def test_a_library_is_no_package(person: Person) -> None:
 
     answer = await person.create(slug="other", learning_package=library.id)
 
-    assert answer.status_code == 413
+    assert answer.status_code == 400
 
 
 async def test_a_package_is_in_no_list_and_under_no_key(person: Person) -> None:

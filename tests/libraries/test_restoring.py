@@ -16,7 +16,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.libraries import collections, components, containers, entities, libraries, media
+from services.libraries import (
+    collections,
+    components,
+    containers,
+    drafts,
+    entities,
+    libraries,
+    media,
+)
 from services.libraries.backup import backup_library
 from services.libraries.components import NewComponent
 from services.libraries.errors import FieldRefused
@@ -209,11 +217,11 @@ async def everything(database: Database, files: Files, *, odd_paths: bool = True
                 await containers.set_children(session, library, unit, refs, user="ada", now=later)
             if number == 3:
                 never = await entities.get(session, library, "xblock.v1:html:never")
-                await components.delete(session, library, never, user="ada", now=later)
+                await drafts.delete(session, library, never, user="ada", now=later)
                 await publish_all(session, library, user="ada", now=later)
     async with database.sessions.begin() as session:
         gone = await entities.get(session, library, "xblock.v1:html:gone")
-        await components.delete(session, library, gone, user="ada", now=NOON)
+        await drafts.delete(session, library, gone, user="ada", now=NOON)
         for code in ("on", "OFF"):
             made = await collections.create(
                 session, library, code=code, title=code, user="ada", now=NOON
