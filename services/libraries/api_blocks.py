@@ -127,15 +127,16 @@ async def get_olx(block: ViewBlock, session: SessionDep) -> dict[str, str]:
 
 @router.post("/blocks/{usage_key}/olx/")
 async def set_olx(
-    block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
+    request: Request, block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
 ) -> OlxSaved:
     """Save new OLX: one new draft version."""
     if not body.olx.strip():
         raise BadInput("olx: This field may not be blank.",
                        fields={"olx": ["This field may not be blank."]})  # fmt: skip
     made = await components.set_olx(
-        session, block.library, block.entity, body.olx, user=caller.username, now=utc_now()
-    )
+        session, block.library, block.entity, body.olx, user=caller.username, now=utc_now(),
+        limits=settings_of(request).olx_limits,
+    )  # fmt: skip
     return OlxSaved(olx=olx.trimmed(body.olx), version_num=made.version_num)
 
 
@@ -271,7 +272,8 @@ async def _download(
     path: str,
 ) -> Response:
     library = await session.get(Library, entity.library_id)
-    assert library is not None
+    if library is None or library.staged_at is not None:
+        raise AssetUnknown
     await permissions.require(session, library, caller, Permission.VIEW)
     stored = await components.find_asset(session, version.id, path)
     headers = {

@@ -1,7 +1,9 @@
 """Writing a backup archive as a stream.
 
 contract: content_core §4. Codes themselves name the files (§4.12), so that every reader finds
-a component's files; `version.created` and `entity.draft_deleted` are the only additions.
+a component's files. Other readers pass over what is more than theirs: `version.created`, `pins`
+and `media_types`, `entity.draft_deleted`, versions that are only pinned, and a folder for
+collections that are deleted.
 """
 
 import asyncio
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.libraries.archive_contents import (
+    COLLECTIONS,
+    DISABLED_COLLECTIONS,
     ArchivedCollection,
     ArchivedEntity,
     ArchivedVersion,
@@ -59,9 +63,13 @@ async def list_entries(
                 yield entry
     async with aclosing(collections):
         async for collection in collections:
-            name = names.take("collections", collection.code)
+            folder = COLLECTIONS if collection.enabled else DISABLED_COLLECTIONS
+            if folder not in folders and not collection.enabled:
+                folders.add(folder)
+                yield Entry(f"{folder}/", manifest.updated)
+            name = names.take(folder, collection.code)
             data = _collection_stream(collection)
-            yield Entry(f"collections/{name}.toml", collection.modified, data)
+            yield Entry(f"{folder}/{name}.toml", collection.modified, data)
 
 
 async def pack(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 FORMAT_VERSION = 1
 OLX_PATH = "block.xml"
+COLLECTIONS, DISABLED_COLLECTIONS = "collections", "disabled_collections"
 
 ByteStream = Callable[[], AsyncIterator[bytes]]
 
@@ -32,22 +33,26 @@ class ArchivedMedia:
     path: str
     created: datetime
     data: bytes | ByteStream
+    # Where it is not what the name of the file says.
+    media_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedVersion:
-    """A component's version has media, a container's has children."""
+    """A component's version has media, a container's has children, some with a pinned version."""
 
     version_num: int
     title: str
     created: datetime
     media: Sequence[ArchivedMedia] = ()
     children: Sequence[str] | None = None
+    # As many as children; 0 is no pin. Empty when there is none.
+    pins: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedEntity:
-    """A component or container with its draft and published versions, the draft first."""
+    """A component or container with its versions: draft, published, then others that are pinned."""
 
     key: str
     created: datetime
@@ -69,3 +74,4 @@ class ArchivedCollection:
     created: datetime
     modified: datetime
     members: Sequence[str] | AsyncIterable[str] = ()
+    enabled: bool = True

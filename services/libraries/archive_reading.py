@@ -3,6 +3,7 @@
 Every mistake becomes a line `FILE: what is wrong`. contract: content_core §4.9, libraries §6.3
 """
 
+import asyncio
 import re
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -11,19 +12,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.libraries.archive_contents import (
+    COLLECTIONS,
+    DISABLED_COLLECTIONS,
     FORMAT_VERSION,
     OLX_PATH,
     ArchivedCollection,
     ArchivedEntity,
     ArchivedMedia,
     ArchivedVersion,
-    ByteStream,
     Manifest,
 )
-from services.libraries.archive_tables import UNKNOWN_TIME, Table
+from services.libraries.archive_tables import LARGEST_NUMBER, UNKNOWN_TIME, Table
 from services.libraries.entries import (
     LIMITS,
-    MOST_LINES,
     ArchiveLimits,
     ArchiveRefused,
     Unpacked,
@@ -32,12 +33,36 @@ from services.libraries.entries import (
 )
 from services.libraries.unpacking import unpack
 
+COLLECTION_FOLDERS = (COLLECTIONS, DISABLED_COLLECTIONS)
 LARGEST_TOML = 10 * 1024 * 1024
+LONGEST_LOG = 10_000
 CHILD_TYPES = {"unit": None, "subsection": "unit", "section": "subsection"}
+NAMESPACE = "xblock.v1"
 ENTITY_CODE = re.compile(r"[\w.-]{1,255}")
+MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+=-]+)*", re.ASCII)
 COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-LONGEST_TITLE, LONGEST_PATH = 500, 500
+LONGEST_TITLE, LONGEST_PATH, LONGEST_KEY, LONGEST_TEXT = 500, 500, 255, 1_000_000
 _VERSION_FOLDER = re.compile(r"v(0|[1-9]\d{0,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """A file of the archive; called, it is read piece by piece."""
+
+    files: Unpacked
+    name: str
+
+    async def __call__(self) -> AsyncIterator[bytes]:
+        pieces = self.files.chunks(self.name)
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            yield piece
+
+    @property
+    def size(self) -> int:
+        return self.files.size(self.name)
+
+    def read(self) -> bytes:
+        return read(self.files, self.name)
 
 
 class ArchiveInvalid(ArchiveRefused):
@@ -79,7 +104,7 @@ def read_archive(
     except ArchiveRefused as error:
         raise ArchiveInvalid(error.lines) from error
     try:
-        return _Reader(files).read()
+        return _Reader(files, check).read()
     except BaseException:
         files.close()
         raise
@@ -88,6 +113,7 @@ def read_archive(
 @dataclass
 class _Reader:
     files: Unpacked
+    check: Callable[[], None]
     lines: list[str] = field(default_factory=list)
 
     def read(self) -> ArchiveContents:
@@ -98,7 +124,7 @@ class _Reader:
         self._check_media_places()
         self._check_references(entities, collections)
         if self.lines or manifest is None:
-            raise ArchiveInvalid(self.lines[:MOST_LINES] or ["package.toml: unreadable."])
+            raise ArchiveInvalid(_shortened(self.lines) or ["package.toml: unreadable."])
         return ArchiveContents(manifest, entities, collections, self.files)
 
     def line(self, file: str, detail: str) -> None:
@@ -114,7 +140,7 @@ class _Reader:
         self.media: dict[str, dict[int, list[tuple[str, str]]]] = {}
         for name in names:
             parts = name[len(self.root) :].split("/")
-            if parts[0] == "collections" and len(parts) == 2 and name.endswith(".toml"):
+            if parts[0] in COLLECTION_FOLDERS and len(parts) == 2 and name.endswith(".toml"):
                 self.collection_files.append(name[len(self.root) :])
             elif parts[0] == "entities":
                 self._sort_entity_file("/".join(parts), parts)
@@ -147,6 +173,7 @@ class _Reader:
     # TOML files
 
     def _document(self, name: str) -> dict[str, Any] | None:
+        self.check()
         if self.files.size(self.root + name) > LARGEST_TOML:
             self.line(name, f"larger than {LARGEST_TOML} bytes.")
             return None
@@ -175,8 +202,8 @@ class _Reader:
             self.line(name, f"format_version {version} is not known; {FORMAT_VERSION} is.")
         return Manifest(
             title=package.text("title", longest=LONGEST_TITLE),
-            key=package.text("key"),
-            description=package.text("description", blank=True),
+            key=package.text("key", longest=LONGEST_KEY),
+            description=package.text("description", blank=True, longest=LONGEST_TEXT),
             created=package.time("created") or UNKNOWN_TIME,
             updated=package.time("updated", required=False) or package.seen_time("created"),
             created_at=meta.time("created_at") or UNKNOWN_TIME,
@@ -201,7 +228,8 @@ class _Reader:
         versions = self._versions(name, raw_versions, component)
         draft = self._pointer(name, table, "draft", versions)
         published = self._pointer(name, table, "published", versions)
-        wanted = [number for number in dict.fromkeys((draft, published)) if number is not None]
+        # Versions that are neither are those that containers pin.
+        wanted = [number for number in dict.fromkeys((draft, published, *versions)) if number]
         self._check_extra_media(name, wanted)
         return ArchivedEntity(
             key=key,
@@ -210,7 +238,9 @@ class _Reader:
             container_type=container_type,
             draft_num=draft,
             published_num=published,
-            draft_deleted=table.values.get("draft_deleted") is True and draft is None,
+            # What is published and has no draft waits for its deletion to be published.
+            draft_deleted=draft is None
+            and (published is not None or table.values.get("draft_deleted") is True),
             versions=[versions[number] for number in wanted if number in versions],
         )
 
@@ -235,6 +265,8 @@ class _Reader:
             )
             return
         parts = key.split(":", 2) if component else [key]
+        if component and parts[0] != NAMESPACE:
+            self.line(name, f"key: components are of {NAMESPACE}, not of {shown(parts[0])}.")
         if not all(ENTITY_CODE.fullmatch(part) for part in parts):
             self.line(name, f"key: illegal characters in {shown(key)!r}.")
 
@@ -250,12 +282,14 @@ class _Reader:
                 continue
             if number in versions:
                 self.line(name, f"version_num {number} stands twice.")
+            children = None if component else self._children(name, table)
             versions[number] = ArchivedVersion(
                 version_num=number,
                 title=table.text("title", blank=True, longest=LONGEST_TITLE),
                 created=table.time("created", required=False) or UNKNOWN_TIME,
-                media=self._media(name, number) if component else (),
-                children=None if component else self._children(name, table),
+                media=self._media(name, number, _types(table)) if component else (),
+                children=children,
+                pins=self._pins(name, table, children or []),
             )
         return versions
 
@@ -269,6 +303,16 @@ class _Reader:
             self.line(name, "'children' must be a list.")
             return []
         return children
+
+    def _pins(self, name: str, table: Table, children: list[str]) -> tuple[int, ...]:
+        pins = table.values.get("pins", [])
+        numbers = isinstance(pins, list) and all(
+            type(pin) is int and 0 <= pin <= LARGEST_NUMBER for pin in pins
+        )
+        if pins and (not numbers or len(pins) != len(children)):
+            self.line(name, "'pins' must have a version number, or 0, for each child.")
+            return ()
+        return tuple(pins) if numbers else ()
 
     def _pointer(
         self, name: str, entity: Table, which: str, versions: dict[int, ArchivedVersion]
@@ -286,10 +330,15 @@ class _Reader:
 
     # Media
 
-    def _media(self, name: str, number: int) -> list[ArchivedMedia]:
+    def _media(self, name: str, number: int, types: dict[str, Any]) -> list[ArchivedMedia]:
         found = self.media.get(name.removesuffix(".toml"), {}).get(number, [])
         return [
-            ArchivedMedia(path, UNKNOWN_TIME, self._stream(self.root + file))
+            ArchivedMedia(
+                path,
+                UNKNOWN_TIME,
+                ArchivedFile(self.files, self.root + file),
+                _checked_type(types.get(path)),
+            )
             for path, file in found
             if self._media_is_fine(path, file)
         ]
@@ -314,13 +363,6 @@ class _Reader:
             if number not in wanted:
                 self.line(name, f"has files of version {number}, which is not one of its versions.")
 
-    def _stream(self, name: str) -> ByteStream:
-        async def stream() -> AsyncIterator[bytes]:
-            for piece in self.files.chunks(name):
-                yield piece
-
-        return stream
-
     # Collections, and what refers to what
 
     def _collection(self, name: str) -> ArchivedCollection | None:
@@ -341,22 +383,26 @@ class _Reader:
         return ArchivedCollection(
             code=code,
             title=table.text("title", longest=LONGEST_TITLE),
-            description=table.text("description", blank=True),
+            description=table.text("description", blank=True, longest=LONGEST_TEXT),
             created=created,
             modified=created,
             members=members,
+            enabled=not name.startswith(f"{DISABLED_COLLECTIONS}/"),
         )
 
     def _check_references(
         self, entities: list[ArchivedEntity], collections: list[ArchivedCollection]
     ) -> None:
         kinds: dict[str, str | None] = {}
+        by_key: dict[str, ArchivedEntity] = {}
         for entity in entities:
             if entity.key in kinds:
-                self.line(f"{entity.key}", "the archive has this key twice.")
+                self.line(shown(entity.key), "the archive has this key twice.")
             kinds[entity.key] = entity.container_type
+            by_key[entity.key] = entity
         for entity in entities:
             self._check_children(entity, kinds)
+            self._check_pins(entity, by_key)
         self._check_twice(collection.code for collection in collections)
         for collection in collections:
             assert isinstance(collection.members, list)
@@ -377,12 +423,41 @@ class _Reader:
                 detail = f"{shown(ref)} cannot be a child of a {entity.container_type}."
                 self.line(entity.key, detail)
 
+    def _check_pins(self, entity: ArchivedEntity, by_key: dict[str, ArchivedEntity]) -> None:
+        pins = {
+            (ref, pin)
+            for version in entity.versions
+            for ref, pin in zip(version.children or (), version.pins, strict=False)
+            if pin and ref in by_key
+        }
+        for ref, pin in sorted(pins):
+            if all(version.version_num != pin for version in by_key[ref].versions):
+                detail = f"version {pin} of {shown(ref)}, which it pins, is not in the archive."
+                self.line(entity.key, detail)
+
     def _check_twice(self, codes: Iterable[str]) -> None:
         seen: set[str] = set()
         for code in codes:
             if code in seen:
-                self.line(f"collections/{code}.toml", "the archive has this key twice.")
+                self.line(f"collections/{shown(code)}.toml", "the archive has this key twice.")
             seen.add(code)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    if len(lines) <= LONGEST_LOG:
+        return lines
+    return [*lines[:LONGEST_LOG], f"and {len(lines) - LONGEST_LOG} more."]
+
+
+def _types(table: Table) -> dict[str, Any]:
+    types = table.values.get("media_types")
+    return types if isinstance(types, dict) else {}
+
+
+def _checked_type(value: Any) -> str:
+    """A media type that fits a header; anything else is left to the file's name."""
+    fits = isinstance(value, str) and len(value) <= 255 and MEDIA_TYPE.fullmatch(value)
+    return value if fits else ""
 
 
 def _wrapping_folder(names: list[str]) -> str:

@@ -65,6 +65,12 @@ def _version_lines(version: ArchivedVersion) -> list[str]:
         f"version_num = {version.version_num}",
         f"created = {toml_time(version.created)}",
     ]
+    if any(version.pins):
+        lines.append(f"pins = [{', '.join(str(pin) for pin in version.pins)}]")
+    types = {media.path: media.media_type for media in version.media if media.media_type}
+    if types:
+        pairs = (f"{toml_string(path)} = {toml_string(kind)}" for path, kind in types.items())
+        lines.append(f"media_types = {{ {', '.join(pairs)} }}")
     if version.children is not None:
         children = ", ".join(toml_string(child) for child in version.children)
         lines += ["", "[version.container]", f"children = [{children}]"]

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runner import TaskContext
-from services.libraries import libraries, media, work
+from services.libraries import libraries, media, people, work
 from services.libraries.archive import write_archive
 from services.libraries.archive_contents import Manifest
 from services.libraries.errors import LibraryTaskUnknown
@@ -40,8 +40,8 @@ async def start(session: AsyncSession, library: Library, *, caller: Caller, now:
         name=f"Library Learning Package Backup of {library.key}",
         task_type="library-backup",
         alone=False,
-        email=caller.email,
     )
+    await people.remember(session, caller, now=now)
     return await work.dispatch(session, task, caller=caller, now=now)
 
 
@@ -91,7 +91,7 @@ async def _own_backup(
     return wanted
 
 
-async def backup_library(task: TaskContext, *, library_key: str, email: str = "") -> dict[str, Any]:
+async def backup_library(task: TaskContext, *, library_key: str) -> dict[str, Any]:
     """Write the library's archive into the object store, and show it to the user."""
     await task.progress.stage("Exporting")
     now = utc_now()
@@ -99,6 +99,7 @@ async def backup_library(task: TaskContext, *, library_key: str, email: str = ""
     path = f"{ARTIFACTS}/{now:%Y/%m/%d}/{task.task_id}-{task.attempt}/{name}"
     async with task.sessions() as session:
         library = await libraries.get(session, library_key)
+        email = await people.email_of(session, task.user)
     async with task.sessions() as session:
         await session.connection(
             execution_options={

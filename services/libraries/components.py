@@ -20,6 +20,7 @@ from services.libraries.errors import (
 )
 from services.libraries.media import NewMedia
 from services.libraries.models import Entity, Library, Media
+from services.libraries.olx import OlxLimits
 from services.libraries.states import WITH_CHILDREN, Kind, component_ref
 from services.libraries.versions import OLX_PATH, MadeVersion, NewVersion
 
@@ -179,9 +180,10 @@ async def set_olx(
     *,
     user: str,
     now: datetime,
+    limits: OlxLimits = olx.LIMITS,
 ) -> MadeVersion:
     """Make the next version with this OLX. Raises InvalidOlx. contract: libraries §3.6 #30"""
-    block = olx.parse(submitted, block_type=component.type)
+    block = olx.parse(submitted, block_type=component.type, limits=limits)
     new = media.text_media(block.olx, media.olx_type(component.type))
     stored = await media.store_many(session, library, [new], now=now)
     change = NewVersion(

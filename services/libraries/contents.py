@@ -51,7 +51,7 @@ async def show(session: AsyncSession, ident: UUID, *, caller: Caller) -> dict[st
     )
     row = found.first()
     library = await session.get(Library, row.library_id) if row is not None else None
-    if row is None or library is None:
+    if row is None or library is None or library.staged_at is not None:
         raise ContentUnknown
     await permissions.require(session, library, caller, Permission.VIEW)
     return view(library, row) | await inside(session, library, row.id, row.kind)

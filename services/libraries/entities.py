@@ -24,6 +24,7 @@ class NewEntity:
     type: str
     code: str
     can_stand_alone: bool = True
+    created: datetime | None = None
 
 
 _CREATE = text("""
@@ -57,6 +58,7 @@ async def create_many(
             "type": new.type,
             "code": new.code,
             "can_stand_alone": new.can_stand_alone,
+            "created": new.created,
         }
         for place, new in enumerate(news)
     ]

@@ -56,12 +56,13 @@ class ClipboardEmpty(BadInput):
 
 
 class FieldRefused(BadInput):
-    """A rule about one field: the compatible body is an object with plain text."""
+    """A rule about one field: the compatible body is an object with plain text, or a list."""
 
     type = "field-refused"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, fields={field: message})
+    def __init__(self, field: str, message: str | list[str]) -> None:
+        text = message if isinstance(message, str) else message[0]
+        super().__init__(text, fields={field: message})
 
 
 class PositionChanged(Conflict):

@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import media
 from services.libraries.archive_contents import (
+    OLX_PATH,
     ArchivedCollection,
     ArchivedEntity,
     ArchivedMedia,
@@ -21,6 +22,7 @@ from services.libraries.states import Kind
 from shared.files import FileMissing, Files
 from shared.problems import Conflict
 
+Child = tuple[str, int]
 PAGE = 100
 SMALL = 64 * 1024
 PREFETCH_BYTES = 16 * 1024 * 1024
@@ -53,7 +55,7 @@ _ENTITIES = text("""
 # reading whole tables for every page: it looks up each version by itself.
 _MEDIA = text("""
     select held.version_id, held.path, held.id, held.hash, held.size, held.created,
-           held.text is null as is_file,
+           held.media_type, held.text is null as is_file,
            case when held.size <= :small then held.text end as text
     from unnest(cast(:versions as bigint[])) as wanted (id)
     cross join lateral (
@@ -63,18 +65,39 @@ _MEDIA = text("""
       where version_media.version_id = wanted.id offset 0) as held
 """)
 _CHILDREN = text("""
-    select held.version_id, entity.entity_ref
+    select held.version_id, entity.entity_ref, pinned.version_num as pin
     from unnest(cast(:versions as bigint[])) as wanted (id)
     cross join lateral (
-      select version_id, order_num, entity_id from child
+      select version_id, order_num, entity_id, pinned_version_id from child
       where child.version_id = wanted.id offset 0) as held
     cross join lateral (
       select entity_ref from entity where entity.id = held.entity_id offset 0) as entity
+    left join version pinned on pinned.id = held.pinned_version_id
     order by held.version_id, held.order_num
 """)
 _COLLECTIONS = text("""
-    select id, code, title, description, created, modified from collection
-    where library_id = :library_id and enabled order by id
+    select id, code, title, description, created, modified, enabled from collection
+    where library_id = :library_id order by id
+""")
+# Versions that containers of the archive pin, and those that these pin in turn.
+_PINNED = text("""
+    with recursive pinned (id) as (
+      select child.pinned_version_id from entity
+      left join draft on draft.entity_id = entity.id
+      left join published on published.entity_id = entity.id
+      join child on child.version_id in (draft.version_id, published.version_id)
+      where entity.library_id = :library_id and entity.kind <> 'component'
+        and child.pinned_version_id is not null
+      union
+      select child.pinned_version_id from pinned
+      join child on child.version_id = pinned.id
+      where child.pinned_version_id is not null
+    )
+    select entity.entity_ref, version.id, version.version_num, version.title, version.created
+    from pinned
+    join version on version.id = pinned.id
+    join entity on entity.id = version.entity_id
+    order by entity.entity_ref, version.version_num
 """)
 _MEMBERS = text("""
     select entity.entity_ref from collection_member
@@ -108,9 +131,12 @@ class Export:
 
     async def entities(self) -> AsyncGenerator[ArchivedEntity]:
         connection = await self._session.connection()
+        pinned: dict[str, list[Row[Any]]] = {}
+        for row in await connection.execute(_PINNED, {"library_id": self._library.id}):
+            pinned.setdefault(row.entity_ref, []).append(row)
         async with connection.stream(_ENTITIES, {"library_id": self._library.id}) as rows:
             async for page in rows.partitions(PAGE):
-                for entity in await self._assemble(connection, page):
+                for entity in await self._assemble(connection, page, pinned):
                     yield entity
                     await self._progress.advance(1)
 
@@ -120,7 +146,7 @@ class Export:
             async for row in rows:
                 yield ArchivedCollection(
                     row.code, row.title, row.description, row.created, row.modified,
-                    self._members(connection, row.id),
+                    self._members(connection, row.id), row.enabled,
                 )  # fmt: skip
 
     async def _members(self, connection: AsyncConnection, collection_id: int) -> AsyncIterator[str]:
@@ -129,19 +155,24 @@ class Export:
                 yield row.entity_ref
 
     async def _assemble(
-        self, connection: AsyncConnection, page: Sequence[Row[Any]]
+        self,
+        connection: AsyncConnection,
+        page: Sequence[Row[Any]],
+        pinned: dict[str, list[Row[Any]]],
     ) -> list[ArchivedEntity]:
+        also = {row.entity_ref: pinned.get(row.entity_ref, []) for row in page}
         versions = {
             number: None
             for row in page
-            for number in (row.live_id, row.shown_id)
+            for number in (row.live_id, row.shown_id, *(more.id for more in also[row.entity_ref]))
             if number is not None
         }
         media_of = await self.media_of(connection, list(versions))
-        children_of: dict[int, list[str]] = {}
+        children_of: dict[int, list[Child]] = {}
         for child in await connection.execute(_CHILDREN, {"versions": list(versions)}):
-            children_of.setdefault(child.version_id, []).append(child.entity_ref)
-        return [_entity(row, media_of, children_of) for row in page]
+            children = children_of.setdefault(child.version_id, [])
+            children.append((child.entity_ref, child.pin or 0))
+        return [_entity(row, also[row.entity_ref], media_of, children_of) for row in page]
 
     async def media_of(
         self, connection: AsyncConnection, versions: list[int]
@@ -158,8 +189,9 @@ class Export:
                 data = small[row.hash] if row.hash in small else self._stream(row)
             else:
                 data = self._long_text(connection, row.id)
-            media = ArchivedMedia(row.path, row.created, data)
-            media_of.setdefault(row.version_id, []).append(media)
+            named = row.path == OLX_PATH or row.media_type == media.media_type_of(row.path)
+            file = ArchivedMedia(row.path, row.created, data, "" if named else row.media_type)
+            media_of.setdefault(row.version_id, []).append(file)
         return media_of
 
     async def _read_small(self, rows: Sequence[Row[Any]]) -> dict[str, bytes]:
@@ -201,10 +233,15 @@ class Export:
         return stream
 
 
+def _pins(children: Sequence[Child]) -> tuple[int, ...]:
+    return tuple(pin for _, pin in children) if any(pin for _, pin in children) else ()
+
+
 def _entity(
     row: Row[Any],
+    pinned: Sequence[Row[Any]],
     media_of: dict[int, list[ArchivedMedia]],
-    children_of: dict[int, list[str]],
+    children_of: dict[int, list[Child]],
 ) -> ArchivedEntity:
     component = row.kind == Kind.COMPONENT
     versions = {
@@ -213,11 +250,13 @@ def _entity(
             title,
             created,
             media_of.get(number, ()),
-            None if component else children_of.get(number, []),
+            None if component else [ref for ref, _ in children_of.get(number, [])],
+            _pins(children_of.get(number, [])),
         )
         for number, version_num, title, created in (
             (row.live_id, row.live_num, row.live_title, row.live_created),
             (row.shown_id, row.shown_num, row.shown_title, row.shown_created),
+            *((more.id, more.version_num, more.title, more.created) for more in pinned),
         )
         if number is not None
     }

@@ -1,7 +1,6 @@
 """Importing OLX into a library: the upload, the task that reads it, and its report."""
 
 import asyncio
-import mimetypes
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher.runner import TaskContext
 from services.libraries import components, libraries, media, publishing, work
 from services.libraries.components import NewComponent
-from services.libraries.entries import ArchiveLimits, read, shown
+from services.libraries.entries import read, shown
 from services.libraries.errors import LimitReached
 from services.libraries.import_reports import Report
 from services.libraries.media import NewMedia
@@ -37,12 +36,6 @@ BATCH = 100
 BATCH_BYTES = 4 * 1024 * 1024
 READ_AT_ONCE = 20
 SMALL_FILE = 1024 * 1024
-
-# The interpreter's own table only: what a machine has installed must not decide.
-_TYPES = mimetypes.MimeTypes(filenames=())
-_TYPES.add_type("application/x-subrip", ".srt")
-_TYPES.add_type("text/vtt", ".vtt")
-_TYPES.add_type("application/json", ".sjson")
 
 
 class UploadRefused(BadInput):
@@ -135,14 +128,16 @@ async def import_library(task: TaskContext, *, library_key: str, upload: str) ->
 async def _opened(task: TaskContext, upload: str) -> AsyncIterator[OlxTree]:
     """The uploaded tree, unpacked into temporary files for the time of the import."""
     check = task.progress.check
+    assert isinstance(task.settings, Settings)
+    limits = task.settings.archive_limits
     await task.progress.stage("Unpacking")
     with tempfile.TemporaryDirectory(prefix="lyceum-") as folder:
         source = Path(folder) / "upload"
         await spool(task.files.stream(upload), source, limit=task.settings.max_upload_bytes)
-        unpacked = await asyncio.to_thread(unpack, source, ArchiveLimits(), check)
+        unpacked = await asyncio.to_thread(unpack, source, limits, check)
     with unpacked:
         await task.progress.stage("Reading")
-        tree = await asyncio.to_thread(OlxTree, unpacked)
+        tree = await asyncio.to_thread(OlxTree, unpacked, task.settings.olx_limits)
         await task.progress.total(len(tree.components))
         yield tree
 
@@ -248,7 +243,7 @@ class Assets:
             small = source.size(name) <= SMALL_FILE
             data = await asyncio.to_thread(read, source, name) if small else self._stream(name)
             self._stored[name] = await media.store_file(
-                self.files, self.library, data, media_type_of(name)
+                self.files, self.library, data, media.media_type_of(name)
             )
         return self._stored[name]
 
@@ -256,7 +251,3 @@ class Assets:
         pieces = self.tree.tree.chunks(name)
         while piece := await asyncio.to_thread(next, pieces, b""):
             yield piece
-
-
-def media_type_of(name: str) -> str:
-    return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"

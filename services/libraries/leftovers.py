@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import client as dispatcher
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.runner import TaskContext
-from services.libraries import export_places, importing, media, temp_files
+from services.libraries import export_places, importing, media, restoring, staged, temp_files
 from services.libraries.models import Export, TempFile
 from services.libraries.settings import Settings
 from shared.database import utc_now
@@ -44,6 +44,7 @@ async def clean_files(task: TaskContext, *, limit: datetime, now: datetime) -> N
     """Remove old files of every kind that nothing will ever read."""
     limit = min(limit, now - LEAST_AGE)
     async with task.reports.report("Clean up files without records", "clean-up.files") as report:
+        await report.increase_by(await _clean_staged(task, now))
         await report.increase_by(await _clean_content(task, limit))
         await report.increase_by(await _clean_uploads(task, limit, now))
         await report.increase_by(await _clean_temp_files(task, limit))
@@ -51,11 +52,19 @@ async def clean_files(task: TaskContext, *, limit: datetime, now: datetime) -> N
 
 
 async def upload_cleanup(task: TaskContext) -> None:
-    """Remove uploads whose imports were lost, and what never got to its place."""
+    """Remove uploads whose task was lost, what never got to its place, and unused restores."""
     settings, now = task.settings, utc_now()
     assert isinstance(settings, Settings)
     limit = now - max(LEAST_AGE, timedelta(minutes=settings.upload_protection_minutes))
+    await _clean_staged(task, now)
     await _clean_uploads(task, limit, now)
+
+
+async def _clean_staged(task: TaskContext, now: datetime) -> int:
+    """Restored archives that nobody has made a library of in time."""
+    assert isinstance(task.settings, Settings)
+    before = now - timedelta(hours=task.settings.staged_hours)
+    return await staged.expire(task.sessions, task.files, before=before)
 
 
 async def tmpfile_cleanup(task: TaskContext) -> None:
@@ -126,12 +135,13 @@ async def _clean_uploads(task: TaskContext, limit: datetime, now: datetime) -> i
         paths = [file.path for file in _old(page, limit)]
         await task.files.delete(paths)
         count += len(paths)
-    async for page in task.files.pages(importing.UPLOADS):
-        old = [(file, _task_of(file.path)) for file in _old(page, limit)]
-        ended = await _ended(task, {key: file.modified for file, key in old if key}, now)
-        paths = [file.path for file, key in old if key is None or key in ended]
-        await task.files.delete(paths)
-        count += len(paths)
+    for folder in (importing.UPLOADS, restoring.UPLOADS):
+        async for page in task.files.pages(folder):
+            old = [(file, _task_of(file.path)) for file in _old(page, limit)]
+            ended = await _ended(task, {key: file.modified for file, key in old if key}, now)
+            paths = [file.path for file, key in old if key is None or key in ended]
+            await task.files.delete(paths)
+            count += len(paths)
     return count
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import events, roles, team
+from services.libraries import events, roles, staged, team
 from services.libraries.errors import FieldRefused, LibraryUnknown
 from services.libraries.keys import canonical_library_key, library_key
 from services.libraries.models import Library, LibraryVersion
@@ -33,14 +33,22 @@ async def create(
     license: str,
     user: str,
     now: datetime,
+    learning_package: int | None = None,
 ) -> Library:
-    """A new, empty library; its creator becomes its admin. Raises FieldRefused on `slug`."""
-    key = library_key(org, slug)
-    library = Library(
-        key=key, org=org, slug=slug, title=title, description=description, license=license,
-        allow_public_learning=allow_public_learning, allow_public_read=allow_public_read,
-        created=now, updated=now,
-    )  # fmt: skip
+    """A new library, empty or made of a staged package; its creator becomes its admin.
+
+    Raises FieldRefused on `slug`, or on `learning_package` when it is no package of this user.
+    """
+    values: dict[str, Any] = {
+        "key": library_key(org, slug), "org": org, "slug": slug, "title": title,
+        "description": description, "license": license, "updated": now, "created": now,
+        "allow_public_learning": allow_public_learning, "allow_public_read": allow_public_read,
+    }  # fmt: skip
+    if learning_package is None:
+        library = Library(**values)
+    else:
+        with session.no_autoflush:
+            library = await staged.take(session, learning_package, values, user=user)
     try:
         async with session.begin_nested():
             session.add(library)
@@ -55,7 +63,8 @@ async def create(
 
 async def find(session: AsyncSession, key: str) -> Library | None:
     """The library with this key, if there is one."""
-    return (await session.exec(select(Library).where(col(Library.key) == key))).first()
+    query = select(Library).where(col(Library.key) == key, col(Library.staged_at).is_(None))
+    return (await session.exec(query)).first()
 
 
 async def get(session: AsyncSession, key: str) -> Library:

@@ -1,6 +1,7 @@
 """Texts and files by their content. contract: content_core §1.5"""
 
 import asyncio
+import mimetypes
 from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,12 @@ from shared.ids import new_id
 
 CONTENT, INCOMING = "content", "incoming"
 AT_ONCE = 16
+
+# The interpreter's own table only: what a machine has installed must not decide.
+_TYPES = mimetypes.MimeTypes(filenames=())
+_TYPES.add_type("application/x-subrip", ".srt")
+_TYPES.add_type("text/vtt", ".vtt")
+_TYPES.add_type("application/json", ".sjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,11 @@ def text_media(text: str, media_type: str) -> NewMedia:
 
 def olx_type(block_type: str) -> str:
     return f"application/vnd.openedx.xblock.v1.{block_type}+xml"
+
+
+def media_type_of(name: str) -> str:
+    """What the name of a file says it is."""
+    return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"
 
 
 def content_path(library: Library, hash: str) -> str:

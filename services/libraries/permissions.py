@@ -298,18 +298,19 @@ def _is_holder(table: Any, caller: Caller) -> Any:
 
 
 def visible_to(caller: Caller, *, everybody_creates: bool = False) -> list[Any]:
-    """The same rule for VIEW as conditions on libraries."""
+    """The same rule for VIEW as conditions on libraries; staged packages are none."""
+    live = col(Library.staged_at).is_(None)
     person = select_columns(col(Person.username)).where(col(Person.username) == caller.username)
     active = ~person.where(~col(Person.active)).exists()
     if caller.administrator:
-        return [active]
+        return [live, active]
     granted = select(Grant.library_id).where(
         _is_holder(Grant, caller), col(Grant.access_level).in_(list(AccessLevel))
     )
     creator: Any = true() if everybody_creates else person.where(col(Person.creator)).exists()
     readable = and_(col(Library.allow_public_read), creator)
     open_to = or_(col(Library.id).in_(granted), readable, _role(caller, denied=False))
-    return [active, open_to, ~_role(caller, denied=True)]
+    return [live, active, open_to, ~_role(caller, denied=True)]
 
 
 def _role(caller: Caller, *, denied: bool) -> Any:

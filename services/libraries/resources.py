@@ -188,7 +188,8 @@ class Libraries(OfLibrary):
 
     async def find_many(self, session: AsyncSession, idents: Sequence[str]) -> dict[str, Library]:
         keys = [ident for ident in idents if "\x00" not in ident]
-        found = await session.exec(select(Library).where(col(Library.key).in_(keys)))
+        query = select(Library).where(col(Library.key).in_(keys), col(Library.staged_at).is_(None))
+        found = await session.exec(query)
         return {library.key: library for library in found}
 
     def known_library(self, subject: Any) -> Library | None:
@@ -390,8 +391,11 @@ class Components(OfLibrary):
     async def create(self, call: Call, values: Any, file: GivenFile | None) -> Component:
         assert isinstance(call.settings, Settings)
         library = await self.library_of(call.session, values)
-        text = await _olx_of(call.files, file) if file is not None else values.olx
-        content = olx.parse(text, block_type=values.block_type) if text is not None else None
+        limits = call.settings.olx_limits
+        text = await _olx_of(call.files, file, limits.bytes) if file is not None else values.olx
+        content = None
+        if text is not None:
+            content = olx.parse(text, block_type=values.block_type, limits=limits)
         entity = await components.create(
             call.session, library, block_type=values.block_type, code=values.definition_id,
             can_stand_alone=values.can_stand_alone, most=call.settings.most_blocks,
@@ -403,9 +407,10 @@ class Components(OfLibrary):
         return {"olx": await components.get_olx(session, thing.entity)}
 
     async def update(self, call: Call, thing: Component, values: Any) -> Component:
+        assert isinstance(call.settings, Settings)
         await components.set_olx(
             call.session, thing.library, thing.entity, values.olx, user=call.caller.username,
-            now=utc_now(),
+            now=utc_now(), limits=call.settings.olx_limits,
         )  # fmt: skip
         return thing
 
@@ -425,9 +430,9 @@ class Components(OfLibrary):
         )  # fmt: skip
 
 
-async def _olx_of(files: Files, file: GivenFile) -> str:
-    if file.size > olx.LIMITS.bytes:
-        raise BadInput(f"The file has more than {olx.LIMITS.bytes} bytes.")
+async def _olx_of(files: Files, file: GivenFile, most: int) -> str:
+    if file.size > most:
+        raise BadInput(f"The file has more than {most} bytes.")
     try:
         return (await files.read(file.path)).decode()
     except UnicodeDecodeError:

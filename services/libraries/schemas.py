@@ -71,6 +71,15 @@ Slug = Annotated[Plain, AfterValidator(_slug)]
 License = Annotated[Plain, AfterValidator(_license)]
 
 
+def _package(value: Any) -> Any:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 30:
+        return int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        kind = type(value).__name__
+        raise ValueError(f"Incorrect type. Expected pk value, received {kind}.")
+    return value
+
+
 class LibraryCreation(BaseModel):
     """contract: libraries §3.2 #2"""
 
@@ -81,6 +90,8 @@ class LibraryCreation(BaseModel):
     allow_public_learning: bool = False
     allow_public_read: bool = False
     license: License = ""
+    # A restored package that is not a library yet.
+    learning_package: Annotated[int | None, BeforeValidator(_package)] = None
 
 
 class LibraryChanges(BaseModel):

@@ -5,6 +5,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.libraries.entries import LIMITS, ArchiveLimits
+from services.libraries.olx import LIMITS as OLX
+from services.libraries.olx import OlxLimits
 from shared.settings import ServiceSettings
 
 LARGEST = 10 * 366 * 24 * 60
@@ -35,4 +38,30 @@ class Settings(ServiceSettings):
     orphan_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
     save_protection_minutes: int = Field(default=90 * 24 * 60, ge=0, le=LARGEST)
     upload_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
+    # Hours for which a restored archive waits to become a library.
+    staged_hours: float = Field(default=72, gt=0, le=24 * 3660)
+    # As long as user_tasks keeps what has ended, so that people can be told.
+    max_age_days: float = Field(default=30.0, gt=0)
+    # How large an uploaded archive may become when it is unpacked, and OLX when it is read.
+    archive_most_entries: int = Field(default=LIMITS.entries, ge=1)
+    archive_most_file_bytes: int = Field(default=LIMITS.file_bytes, ge=1)
+    archive_most_bytes: int = Field(default=LIMITS.expanded_bytes, ge=1)
+    archive_most_ratio: int = Field(default=LIMITS.ratio, ge=1)
+    archive_most_depth: int = Field(default=LIMITS.depth, ge=1)
+    olx_most_bytes: int = Field(default=OLX.bytes, ge=1)
+    olx_most_depth: int = Field(default=OLX.depth, ge=1, le=200)
     tmpfile_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
+
+    @property
+    def archive_limits(self) -> ArchiveLimits:
+        return ArchiveLimits(
+            entries=self.archive_most_entries,
+            file_bytes=self.archive_most_file_bytes,
+            expanded_bytes=self.archive_most_bytes,
+            ratio=self.archive_most_ratio,
+            depth=self.archive_most_depth,
+        )
+
+    @property
+    def olx_limits(self) -> OlxLimits:
+        return OlxLimits(bytes=self.olx_most_bytes, depth=self.olx_most_depth)

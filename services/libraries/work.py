@@ -45,13 +45,18 @@ def request(
 
 
 async def record(
-    session: AsyncSession, task: TaskRequest, *, caller: Caller, now: datetime
+    session: AsyncSession,
+    task: TaskRequest,
+    *,
+    caller: Caller,
+    now: datetime,
+    library_key: str | None = None,
 ) -> None:
-    """Remember whose work this is, for its status routes."""
+    """Remember whose work this is, and of which library, for its status routes."""
     session.add(
         LibraryTask(
             task_id=task.id,
-            library_key=str(task.arguments["library_key"]),
+            library_key=library_key or str(task.arguments["library_key"]),
             kind=task.function,
             username=caller.username,
             created=now,
@@ -70,11 +75,16 @@ async def dispatch(
 
 
 async def get(
-    session: AsyncSession, task_id: UUID, *, kind: str, library_key: str, caller: Caller
+    session: AsyncSession, task_id: UUID, *, kind: str, library_key: str | None, caller: Caller
 ) -> LibraryTask:
-    """Work of this kind that this caller started for this library. Raises LibraryTaskUnknown."""
+    """Work of this kind that this caller started for this library, or for any when it is None.
+
+    Raises LibraryTaskUnknown.
+    """
     task = await session.get(LibraryTask, task_id)
     own = task is not None and task.username == caller.username
-    if task is None or not own or task.kind != kind or task.library_key != library_key:
+    if task is None or not own or task.kind != kind:
+        raise LibraryTaskUnknown
+    if library_key is not None and task.library_key != library_key:
         raise LibraryTaskUnknown
     return task

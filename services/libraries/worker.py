@@ -17,6 +17,7 @@ from services.libraries.jobs import (
 from services.libraries.leftovers import tmpfile_cleanup, upload_cleanup
 from services.libraries.orphans import orphan_cleanup
 from services.libraries.registry import GENERAL
+from services.libraries.restoring import restore_library
 from services.libraries.settings import Settings
 from shared.worker import WorkerContext, WorkerSpec, tells_events
 
@@ -32,6 +33,7 @@ runner = TaskRunner(
         "make_library_version": make_library_version,
         "orphan_cleanup": orphan_cleanup,
         "publish_library": publish_library,
+        "restore_library": restore_library,
         "tmpfile_cleanup": tmpfile_cleanup,
         "upload_cleanup": upload_cleanup,
     }

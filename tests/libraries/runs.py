@@ -115,6 +115,11 @@ class Asked:
             if (receiver, name) == ("dispatcher", "on_dispatch")
         ]
 
+    async def notes(self) -> list[str]:
+        """The names of all notes since then."""
+        async with self.app.state.database.sessions() as session:
+            return [name for _, name, _ in await outbox.waiting(session)]
+
     async def run(self, **settings: Any) -> Any:
         """Run the one task that was asked for: its result."""
         [request] = await self.waiting()

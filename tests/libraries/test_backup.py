@@ -17,7 +17,16 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event
 
-from services.libraries import backup, collections, components, containers, drafts, entities, media
+from services.libraries import (
+    backup,
+    collections,
+    components,
+    containers,
+    drafts,
+    entities,
+    media,
+    people,
+)
 from services.libraries.archive_contents import OLX_PATH, ArchivedEntity
 from services.libraries.archive_reading import read_archive
 from services.libraries.backup import backup_library, file_name
@@ -152,8 +161,10 @@ async def test_the_same_content_gives_the_same_archive_as_upstream(
     database: Database, files: Files
 ) -> None:
     library = await make_sample(database, files)
+    async with database.sessions.begin() as session:
+        await people.remember(session, ADA, now=NOON)
 
-    ours = opened(await run(database, files, library.key, email="ada@example.test"))
+    ours = opened(await run(database, files, library.key))
 
     theirs = zipfile.ZipFile(SAMPLE)
     renamed = {name: name.replace("/capitalcode", "/CapitalCode") for name in theirs.namelist()}
@@ -177,7 +188,7 @@ async def test_the_same_content_gives_the_same_archive_as_upstream(
 # What is in it, what not
 
 
-async def test_only_draft_and_published_versions_and_enabled_collections(
+async def test_only_draft_and_published_versions_and_all_collections(
     database: Database, files: Files, library: Library, tmp_path: Path
 ) -> None:
     for body in ("one", "two", "three"):
@@ -206,8 +217,9 @@ async def test_only_draft_and_published_versions_and_enabled_collections(
         assert (b.draft_num, b.published_num, b.draft_deleted) == (None, 1, True)
         texts = [await data_of(version.media[0]) for version in (*a.versions, *b.versions)]
         assert texts == [b"<html>three</html>", b"<html>one</html>", b"<html>one</html>"]
-        [collection] = contents.collections
-        assert collection.members == ["xblock.v1:html:a", "xblock.v1:html:b"]
+        off, on = contents.collections
+        assert (on.code, on.enabled, off.code, off.enabled) == ("on", True, "off", False)
+        assert on.members == off.members == ["xblock.v1:html:a", "xblock.v1:html:b"]
         assert contents.manifest.created_by == "ada"
         assert contents.manifest.created_by_email == ""
         assert contents.manifest.origin_server == "lyceum.test"
@@ -363,7 +375,7 @@ async def test_a_backup_is_asked_for_with_the_library_shared(
     assert (service, name) == ("dispatcher", "on_dispatch")
     assert request["id"] == str(task_id)
     assert (request["shared"], request["exclusive"]) == ([KEY], [])
-    assert request["arguments"] == {"library_key": KEY, "email": "ada@example.test"}
+    assert request["arguments"] == {"library_key": KEY}
     assert request["user_task"]["name"] == f"Library Learning Package Backup of {KEY}"
 
 
