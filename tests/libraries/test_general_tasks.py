@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import re
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -390,7 +389,7 @@ async def test_asking_to_delete_many_costs_as_many_statements_as_for_one(
     statements: list[str] = []
 
     def count(*args: Any) -> None:
-        if not re.search("outbox|advisory", args[2]):  # the relays work beside
+        if "outbox" not in args[2]:  # the relays work beside
             statements.append(args[2])
 
     async def cost(number: int) -> int:
