@@ -165,7 +165,7 @@ class EventRelay:
         async with self._sessions.begin() as session:
             connection = await session.connection()
             mine = await connection.execute(
-                text("select pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}
+                text("select pg_try_advisory_xact_lock(:lock) as outbox_is_mine"), {"lock": _LOCK}
             )
             if not mine.scalar_one():
                 return 0
