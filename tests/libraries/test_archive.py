@@ -306,7 +306,7 @@ def components(draw: st.DrawFn) -> ArchivedEntity:
         can_stand_alone=draw(st.booleans()),
         draft_num=draft,
         published_num=published,
-        draft_deleted=draft is None and draw(st.booleans()),
+        draft_deleted=draft is None and (published is not None or draw(st.booleans())),
         versions=[
             ArchivedVersion(number, draw(titles), draw(moments), draw(media)) for number in numbers
         ],

@@ -217,7 +217,7 @@ async def test_only_draft_and_published_versions_and_all_collections(
         assert (b.draft_num, b.published_num, b.draft_deleted) == (None, 1, True)
         texts = [await data_of(version.media[0]) for version in (*a.versions, *b.versions)]
         assert texts == [b"<html>three</html>", b"<html>one</html>", b"<html>one</html>"]
-        off, on = contents.collections
+        on, off = contents.collections
         assert (on.code, on.enabled, off.code, off.enabled) == ("on", True, "off", False)
         assert on.members == off.members == ["xblock.v1:html:a", "xblock.v1:html:b"]
         assert contents.manifest.created_by == "ada"
