@@ -49,6 +49,7 @@ BATCH = 500
 # Well below the limit of a body, whatever one payload more brings.
 MOST_BYTES = 4 * 1024 * 1024
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
+PAUSE_SECONDS = 0.01
 
 
 class NoteHandler(Protocol):
@@ -172,7 +173,7 @@ class Relay:
         while True:
             self._news.clear()
             try:
-                while await self.deliver():
+                while await self._round():
                     pass
             except asyncio.CancelledError:
                 raise
@@ -180,6 +181,12 @@ class Relay:
                 log.exception("outbox.relay_failed")
                 await asyncio.sleep(FIRST_WAIT)
             await wait_for_news(self._news, self._poll)
+
+    async def _round(self) -> int:
+        """The first note goes at once; of those that follow it some go together."""
+        count = await self.deliver()
+        await asyncio.sleep(PAUSE_SECONDS if count else 0)
+        return count
 
     async def deliver(self) -> int:
         """One round: what waits, to every receiver that is not resting. Returns how many went."""
