@@ -86,7 +86,7 @@ SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
 
 
 async def driver(session: AsyncSession) -> Any:
-    """The asyncpg connection in this session's transaction, for the paths that run per task."""
+    """The asyncpg connection inside the same transaction, for the paths that run per task."""
     connection = await session.connection()
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None

@@ -74,24 +74,6 @@ async def truncate_all(url: str) -> None:
     await engine.dispose()
 
 
-class Apps(httpx.AsyncBaseTransport):
-    """Several services in one process: routes each request to the app that owns its path."""
-
-    def __init__(self) -> None:
-        self.transports: list[tuple[str, httpx.ASGITransport]] = []
-
-    def add(self, app: FastAPI, prefixes: list[str]) -> None:
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        self.transports += [(prefix, transport) for prefix in prefixes]
-        self.transports.sort(key=lambda pair: -len(pair[0]))
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        for prefix, transport in self.transports:
-            if request.url.path.startswith(prefix):
-                return await transport.handle_async_request(request)
-        raise httpx.ConnectError(f"no app serves {request.url.path}", request=request)
-
-
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[FastAPI]:
     """An app between its start and its stop."""

@@ -8,16 +8,6 @@ class TaskUnknown(NotFound):
     title = "There is no such task."
 
 
-class TaskFinished(Conflict):
-    type = "task-finished"
-    title = "The task has ended already"
-
-
-class TaskUnfinished(Conflict):
-    type = "task-unfinished"
-    title = "The task has not ended yet"
-
-
 class GroupUnknown(NotFound):
     type = "task-group-unknown"
 

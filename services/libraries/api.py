@@ -1,5 +1,7 @@
 """Routes of libraries: this file has those of whole libraries. contract: libraries §3.2"""
 
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -44,6 +46,41 @@ def page_size(text: str) -> int:
     return min(int(text[:9]), LARGEST_PAGE) if valid else PAGE_SIZE
 
 
+Fetch = Callable[[int, int], Awaitable[tuple[Sequence[Any], int]]]
+
+
+@dataclass(frozen=True)
+class NumberedPage:
+    """The rows of a page, and what its envelope tells."""
+
+    rows: Sequence[Any]
+    count: int
+    number: int
+    size: int
+
+    def envelope(self, request: Request, results: Sequence[Any]) -> dict[str, Any]:
+        origin = settings_of(request).origin_url
+        return numbered(
+            request, origin, results, count=self.count, page=self.number, size=self.size
+        )
+
+
+async def numbered_page(page: str, size_text: str, fetch: Fetch) -> NumberedPage:
+    """What a list was asked for; `fetch` gives the rows of a page, and how many match in all.
+
+    Raises NotFound beyond the last page. contract: libraries §2.5
+    """
+    size, number = page_size(size_text), page_number(page)
+    rows, count = await fetch(1 if number == LAST else number, size)
+    last = max(1, -(-count // size))
+    if number == LAST:
+        number = last
+        rows, _ = await fetch(last, size)
+    elif number > last:
+        raise NotFound("Invalid page.")
+    return NumberedPage(rows, count, number, size)
+
+
 async def creator(request: Request, caller: CallerDep, session: SessionDep) -> Caller:
     await permissions.require_create(session, caller, settings_of(request))
     return caller
@@ -62,22 +99,18 @@ async def list_libraries(
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
     """Libraries you may view. Without `pagination=true` a bare array, still of one page."""
-    size, number = page_size(page_size_text), page_number(page)
-    search = {"org": org, "text_search": text_search, "order": order}
-    rows, count = await libraries.page(
-        session, caller=caller, size=size, number=1 if number == LAST else number, **search
-    )
-    last = max(1, -(-count // size))
-    if number == LAST:
-        number = last
-        rows, _ = await libraries.page(session, caller=caller, size=size, number=last, **search)
-    elif number > last:
-        raise NotFound("Invalid page.")
-    results = [library_json(library, None) for library in rows]
+
+    async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
+        return await libraries.page(
+            session, caller=caller, size=size, number=number,
+            org=org, text_search=text_search, order=order,
+        )  # fmt: skip
+
+    found = await numbered_page(page, page_size_text, fetch)
+    results = [library_json(library, None) for library in found.rows]
     if pagination.lower() not in ("true", "1"):
         return JSONResponse(results)
-    origin = settings_of(request).origin_url
-    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+    return JSONResponse(found.envelope(request, results))
 
 
 @router.post("/")

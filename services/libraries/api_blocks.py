@@ -1,6 +1,7 @@
 """Routes of components and their static files. contract: libraries §3.6, §3.7, §3.12"""
 
 import mimetypes
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from services.libraries.access import (
     ViewBlockEver,
     ViewLibrary,
 )
-from services.libraries.api import LAST, page_number, page_size, settings_of
+from services.libraries.api import numbered_page, settings_of
 from services.libraries.errors import AssetUnknown, BlockUnknown, FieldRefused, RuleBroken
 from services.libraries.keys import parse_usage_key
 from services.libraries.models import Draft, Entity, Library, Version
@@ -39,8 +40,7 @@ from shared.callers import CallerDep
 from shared.database import SessionDep, utc_now
 from shared.downloads import download
 from shared.files import CHUNK, TooBig
-from shared.paging import numbered
-from shared.problems import BadInput, NotFound
+from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
 bytes_router = APIRouter(tags=["static files"])
@@ -58,20 +58,16 @@ async def list_blocks(
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
     """Live components in the order in which they were made."""
-    size, number = page_size(page_size_text), page_number(page)
-    search: dict[str, Any] = {"text_search": text_search, "block_types": block_type}
-    rows, count = await components.page(
-        session, library, size=size, number=1 if number == LAST else number, **search
-    )
-    last = max(1, -(-count // size))
-    if number == LAST:
-        number = last
-        rows, _ = await components.page(session, library, size=size, number=last, **search)
-    elif number > last:
-        raise NotFound("Invalid page.")
-    results = [block_json(library, row, []) for row in rows]
-    origin = settings_of(request).origin_url
-    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+
+    async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
+        return await components.page(
+            session, library, size=size, number=number,
+            text_search=text_search, block_types=block_type,
+        )  # fmt: skip
+
+    found = await numbered_page(page, page_size_text, fetch)
+    results = [block_json(library, row, []) for row in found.rows]
+    return JSONResponse(found.envelope(request, results))
 
 
 @router.post("/{lib_key}/blocks/")

@@ -1,13 +1,14 @@
 """Routes of collections, and of what collections an item is in. contract: libraries §3.11"""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.libraries import collections, libraries, permissions
 from services.libraries.access import EditBlockEver, EditContainerEver
-from services.libraries.api import LAST, page_number, page_size, settings_of
+from services.libraries.api import numbered_page
 from services.libraries.models import Collection, Library
 from services.libraries.schemas import (
     CollectionChanges,
@@ -21,8 +22,7 @@ from services.libraries.views import collection_json
 from shared import callers
 from shared.callers import Caller
 from shared.database import SessionDep, utc_now
-from shared.paging import numbered
-from shared.problems import Forbidden, NotAuthenticated, NotFound
+from shared.problems import Forbidden, NotAuthenticated
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["collections"])
 LARGEST_NUMBER = 2**63
@@ -67,17 +67,15 @@ async def list_collections(
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
     """Collections that are not deleted, in the order in which they were made."""
-    size, number = page_size(page_size_text), page_number(page)
-    count = await collections.count(session, library)
-    last = max(1, -(-count // size))
-    number = last if number == LAST else number
-    if number > last:
-        raise NotFound("Invalid page.")
-    rows = await collections.page(session, library, size=size, number=number)
-    members = await collections.members(session, rows)
-    results = [collection_json(row, members[row.id]) for row in rows]
-    origin = settings_of(request).origin_url
-    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+
+    async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
+        rows = await collections.page(session, library, size=size, number=number)
+        return rows, await collections.count(session, library)
+
+    found = await numbered_page(page, page_size_text, fetch)
+    members = await collections.members(session, found.rows)
+    results = [collection_json(row, members[row.id]) for row in found.rows]
+    return JSONResponse(found.envelope(request, results))
 
 
 @router.post("/{lib_key}/collections/")

@@ -4,6 +4,7 @@ A caller without permission on the library may not read here by a role in a cour
 #40 and #43): tokens carry no rights on single courses, so the parameter is ignored.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -19,7 +20,7 @@ from services.libraries.access import (
     ViewContainer,
     ViewLibrary,
 )
-from services.libraries.api import LAST, page_number, page_size, settings_of
+from services.libraries.api import numbered_page
 from services.libraries.containers import Change
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import ItemKey, parse_item_key
@@ -29,8 +30,7 @@ from services.libraries.states import Kind, new_code
 from services.libraries.views import container_json, item_json
 from shared.callers import CallerDep
 from shared.database import SessionDep, utc_now
-from shared.paging import numbered
-from shared.problems import BadInput, NotFound
+from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
 Position = Annotated[int, Path(ge=0, le=10**9)]
@@ -47,20 +47,16 @@ async def list_containers(
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
     """Live containers in the order in which they were made."""
-    size, number = page_size(page_size_text), page_number(page)
-    search: dict[str, Any] = {"text_search": text_search, "types": container_type}
-    rows, count = await containers.page(
-        session, library, size=size, number=1 if number == LAST else number, **search
-    )
-    last = max(1, -(-count // size))
-    if number == LAST:
-        number = last
-        rows, _ = await containers.page(session, library, size=size, number=last, **search)
-    elif number > last:
-        raise NotFound("Invalid page.")
-    origin = settings_of(request).origin_url
-    results = await _rows_json(session, library, rows)
-    return JSONResponse(numbered(request, origin, results, count=count, page=number, size=size))
+
+    async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
+        return await containers.page(
+            session, library, size=size, number=number,
+            text_search=text_search, types=container_type,
+        )  # fmt: skip
+
+    found = await numbered_page(page, page_size_text, fetch)
+    results = await _rows_json(session, library, found.rows)
+    return JSONResponse(found.envelope(request, results))
 
 
 @router.post("/{lib_key}/containers/")

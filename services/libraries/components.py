@@ -286,17 +286,6 @@ async def list_assets(session: AsyncSession, component: Entity) -> Sequence[Row[
     return found.all()
 
 
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """A static file of one version, and what its headers tell."""
-
-    library: Library
-    entity: Entity
-    version_uuid: Any
-    version_num: int
-    media: Media
-
-
 async def find_asset(session: AsyncSession, version_id: int, path: str) -> Media:
     """A downloadable file of a version. Raises AssetUnknown; the OLX is not downloadable."""
     connection = await session.connection()
