@@ -3,10 +3,9 @@
 Every mistake becomes a line `FILE: what is wrong`. contract: content_core §4.9, libraries §6.3
 """
 
-import asyncio
 import re
 import tomllib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ from services.libraries.archive_contents import (
     ArchivedVersion,
     Manifest,
 )
+from services.libraries.archive_spool import ArchivedFile, EntitySpool, kind_of
 from services.libraries.archive_tables import LARGEST_NUMBER, UNKNOWN_TIME, Table
 from services.libraries.entries import (
     LIMITS,
@@ -31,38 +31,23 @@ from services.libraries.entries import (
     read,
     shown,
 )
+from services.libraries.states import Kind
 from services.libraries.unpacking import unpack
 
 COLLECTION_FOLDERS = (COLLECTIONS, DISABLED_COLLECTIONS)
 LARGEST_TOML = 10 * 1024 * 1024
 LONGEST_LOG = 10_000
-CHILD_TYPES = {"unit": None, "subsection": "unit", "section": "subsection"}
+VERSIONS = "component_versions"
+CHILD_KINDS = {
+    Kind.UNIT: Kind.COMPONENT, Kind.SUBSECTION: Kind.UNIT, Kind.SECTION: Kind.SUBSECTION
+}  # fmt: skip
+CONTAINER_TYPES = {kind.value for kind in CHILD_KINDS}
 NAMESPACE = "xblock.v1"
 ENTITY_CODE = re.compile(r"[\w.-]{1,255}")
 MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+=-]+)*", re.ASCII)
 COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 LONGEST_TITLE, LONGEST_PATH, LONGEST_KEY, LONGEST_TEXT = 500, 500, 255, 1_000_000
 _VERSION_FOLDER = re.compile(r"v(0|[1-9]\d{0,9})")
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedFile:
-    """A file of the archive; called, it is read piece by piece."""
-
-    files: Unpacked
-    name: str
-
-    async def __call__(self) -> AsyncIterator[bytes]:
-        pieces = self.files.chunks(self.name)
-        while piece := await asyncio.to_thread(next, pieces, b""):
-            yield piece
-
-    @property
-    def size(self) -> int:
-        return self.files.size(self.name)
-
-    def read(self) -> bytes:
-        return read(self.files, self.name)
 
 
 class ArchiveInvalid(ArchiveRefused):
@@ -78,10 +63,10 @@ class ArchiveInvalid(ArchiveRefused):
 
 @dataclass
 class ArchiveContents:
-    """All that an archive says. Media are read from it on demand, until it is closed."""
+    """All that an archive says. Entities and media are read on demand, until it is closed."""
 
     manifest: Manifest
-    entities: list[ArchivedEntity]
+    entities: EntitySpool
     collections: list[ArchivedCollection]
     _files: Unpacked
 
@@ -92,6 +77,7 @@ class ArchiveContents:
         self.close()
 
     def close(self) -> None:
+        self.entities.close()
         self._files.close()
 
 
@@ -103,9 +89,11 @@ def read_archive(
         files = unpack(path, limits, check)
     except ArchiveRefused as error:
         raise ArchiveInvalid(error.lines) from error
+    entities = EntitySpool(files)
     try:
-        return _Reader(files, check).read()
+        return _Reader(files, entities, check).read()
     except BaseException:
+        entities.close()
         files.close()
         raise
 
@@ -113,62 +101,58 @@ def read_archive(
 @dataclass
 class _Reader:
     files: Unpacked
+    entities: EntitySpool
     check: Callable[[], None]
     lines: list[str] = field(default_factory=list)
 
     def read(self) -> ArchiveContents:
-        self._sort_files()
+        self.root = _wrapping_folder(self.files)
         manifest = self._manifest()
-        entities = [entity for entity in map(self._entity, sorted(self.entity_files)) if entity]
-        collections = [found for found in map(self._collection, self.collection_files) if found]
-        self._check_media_places()
-        self._check_references(entities, collections)
+        collection_files = []
+        for name in self._names():
+            parts = name.split("/")
+            if parts[0] in COLLECTION_FOLDERS and len(parts) == 2 and name.endswith(".toml"):
+                collection_files.append(name)
+            elif parts[0] == "entities":
+                self._entity_file(name, parts)
+        collections = [found for found in map(self._collection, collection_files) if found]
+        self._check_references(collections)
         if self.lines or manifest is None:
             raise ArchiveInvalid(_shortened(self.lines) or ["package.toml: unreadable."])
-        return ArchiveContents(manifest, entities, collections, self.files)
+        return ArchiveContents(manifest, self.entities, collections, self.files)
 
     def line(self, file: str, detail: str) -> None:
         self.lines.append(f"{shown(file)}: {detail}")
 
+    def _names(self) -> Iterator[str]:
+        return (name.removeprefix(self.root) for name in self.files.names())
+
     # Which file is what, by its place: a `.toml` among a component's media is media.
 
-    def _sort_files(self) -> None:
-        names = self.files.names()
-        self.root = _wrapping_folder(names)
-        self.entity_files: list[str] = []
-        self.collection_files: list[str] = []
-        self.media: dict[str, dict[int, list[tuple[str, str]]]] = {}
-        for name in names:
-            parts = name[len(self.root) :].split("/")
-            if parts[0] in COLLECTION_FOLDERS and len(parts) == 2 and name.endswith(".toml"):
-                self.collection_files.append(name[len(self.root) :])
-            elif parts[0] == "entities":
-                self._sort_entity_file("/".join(parts), parts)
-
-    def _sort_entity_file(self, name: str, parts: list[str]) -> None:
-        for stem in (4, 3):  # The code `...` had no name of its own in older archives.
-            if len(parts) > stem + 2 and parts[stem] == "component_versions":
-                version = _VERSION_FOLDER.fullmatch(parts[stem + 1])
-                if version is None:
-                    self.line(name, "the folder of a version must be called v and its number.")
-                    return
-                owner = "/".join(parts[:4]) if stem == 4 else "/".join(parts[:3]) + "/"
-                path = "/".join(parts[stem + 2 :])
-                versions = self.media.setdefault(owner, {})
-                versions.setdefault(int(version[1]), []).append((path, name))
-                return
-        if len(parts) in (2, 4) and name.endswith(".toml"):
-            self.entity_files.append(name)
+    def _entity_file(self, name: str, parts: list[str]) -> None:
+        place = _media_place(parts)
+        if place is not None:
+            if place.version is None:
+                self.line(name, "the folder of a version must be called v and its number.")
+            elif f"{self.root}{place.owner}.toml" not in self.files:
+                self.line(name, f"Missing component TOML file at {place.owner}.toml")
+        elif len(parts) in (2, 4) and name.endswith(".toml"):
+            entity = self._entity(name)
+            if entity is not None and not self.entities.add(entity):
+                self.line(shown(entity.key), "the archive has this key twice.")
         else:
             self.line(name, "not in the folder of a version.")
 
-    def _check_media_places(self) -> None:
-        stems = {name.removesuffix(".toml") for name in self.entity_files}
-        for owner, versions in self.media.items():
-            if owner not in stems:
-                for files in versions.values():
-                    for _, name in files:
-                        self.line(name, f"Missing component TOML file at {owner}.toml")
+    def _media_of(self, owner: str) -> dict[int, list[tuple[str, str]]]:
+        """Paths and names of a component's files, by the number of their version."""
+        folder = f"{owner.removesuffix('/')}/{VERSIONS}/"
+        media: dict[int, list[tuple[str, str]]] = {}
+        for full in self.files.under(self.root + folder):
+            name = full.removeprefix(self.root)
+            place = _media_place(name.split("/"))
+            if place is not None and place.owner == owner and place.version is not None:
+                media.setdefault(place.version, []).append((place.path, name))
+        return media
 
     # TOML files
 
@@ -224,13 +208,14 @@ class _Reader:
         container_type = None if component else self._container_type(name, table)
         if key:
             self._check_key(name, key, component)
-        raw_versions = document.get("version", [])
-        versions = self._versions(name, raw_versions, component)
+        media = self._media_of(name.removesuffix(".toml")) if component else {}
+        versions = self._versions(name, document.get("version", []), media if component else None)
         draft = self._pointer(name, table, "draft", versions)
         published = self._pointer(name, table, "published", versions)
         # Versions that are neither are those that containers pin.
         wanted = [number for number in dict.fromkeys((draft, published, *versions)) if number]
-        self._check_extra_media(name, wanted)
+        for number in sorted(media.keys() - wanted):
+            self.line(name, f"has files of version {number}, which is not one of its versions.")
         return ArchivedEntity(
             key=key,
             created=table.time("created", required=False) or UNKNOWN_TIME,
@@ -250,7 +235,7 @@ class _Reader:
             self.line(name, "container: This field is required.")
         elif len(container) != 1:
             self.line(name, "Container must be a dict with exactly one key.")
-        elif (kind := str(next(iter(container)))) not in CHILD_TYPES:
+        elif (kind := str(next(iter(container)))) not in CONTAINER_TYPES:
             self.line(name, f"Invalid container value: {shown(kind)}")
         else:
             return kind
@@ -270,7 +255,10 @@ class _Reader:
         if not all(ENTITY_CODE.fullmatch(part) for part in parts):
             self.line(name, f"key: illegal characters in {shown(key)!r}.")
 
-    def _versions(self, name: str, raw: Any, component: bool) -> dict[int, ArchivedVersion]:
+    def _versions(
+        self, name: str, raw: Any, media: dict[int, list[tuple[str, str]]] | None
+    ) -> dict[int, ArchivedVersion]:
+        """By number; a component's have media, a container's have children."""
         if not isinstance(raw, list):
             self.line(name, "version: must be a list of tables.")
             return {}
@@ -282,12 +270,12 @@ class _Reader:
                 continue
             if number in versions:
                 self.line(name, f"version_num {number} stands twice.")
-            children = None if component else self._children(name, table)
+            children = self._children(name, table) if media is None else None
             versions[number] = ArchivedVersion(
                 version_num=number,
                 title=table.text("title", blank=True, longest=LONGEST_TITLE),
                 created=table.time("created", required=False) or UNKNOWN_TIME,
-                media=self._media(name, number, _types(table)) if component else (),
+                media=self._media((media or {}).get(number, ()), _types(table)),
                 children=children,
                 pins=self._pins(name, table, children or []),
             )
@@ -330,8 +318,9 @@ class _Reader:
 
     # Media
 
-    def _media(self, name: str, number: int, types: dict[str, Any]) -> list[ArchivedMedia]:
-        found = self.media.get(name.removesuffix(".toml"), {}).get(number, [])
+    def _media(
+        self, found: Sequence[tuple[str, str]], types: dict[str, Any]
+    ) -> list[ArchivedMedia]:
         return [
             ArchivedMedia(
                 path,
@@ -357,11 +346,6 @@ class _Reader:
                 self.line(file, "has a NUL character.")
                 return False
         return True
-
-    def _check_extra_media(self, name: str, wanted: list[int]) -> None:
-        for number in self.media.get(name.removesuffix(".toml"), {}):
-            if number not in wanted:
-                self.line(name, f"has files of version {number}, which is not one of its versions.")
 
     # Collections, and what refers to what
 
@@ -390,48 +374,39 @@ class _Reader:
             enabled=not name.startswith(f"{DISABLED_COLLECTIONS}/"),
         )
 
-    def _check_references(
-        self, entities: list[ArchivedEntity], collections: list[ArchivedCollection]
-    ) -> None:
-        kinds: dict[str, str | None] = {}
-        by_key: dict[str, ArchivedEntity] = {}
-        for entity in entities:
-            if entity.key in kinds:
-                self.line(shown(entity.key), "the archive has this key twice.")
-            kinds[entity.key] = entity.container_type
-            by_key[entity.key] = entity
-        for entity in entities:
-            self._check_children(entity, kinds)
-            self._check_pins(entity, by_key)
+    def _check_references(self, collections: list[ArchivedCollection]) -> None:
+        for entity in self.entities.containers():
+            self._check_children(entity)
+            self._check_pins(entity)
         self._check_twice(collection.code for collection in collections)
         for collection in collections:
             assert isinstance(collection.members, list)
             for ref in collection.members:
-                if ref not in kinds:
+                if self.entities.kind(ref) is None:
                     file = f"collections/{collection.code}.toml"
                     detail = f"Entity ref {shown(ref)} not found for collection {collection.code}"
                     self.line(file, detail)
 
-    def _check_children(self, entity: ArchivedEntity, kinds: dict[str, str | None]) -> None:
-        if entity.container_type not in CHILD_TYPES:
-            return
-        allowed = CHILD_TYPES[entity.container_type]
+    def _check_children(self, entity: ArchivedEntity) -> None:
+        kind = kind_of(entity)
         for ref in {ref for version in entity.versions for ref in version.children or ()}:
-            if ref not in kinds:
+            self.check()
+            found = self.entities.kind(ref)
+            if found is None:
                 self.line(entity.key, f"child {shown(ref)} is not in the archive.")
-            elif kinds[ref] != allowed:
-                detail = f"{shown(ref)} cannot be a child of a {entity.container_type}."
-                self.line(entity.key, detail)
+            elif found is not CHILD_KINDS[kind]:
+                self.line(entity.key, f"{shown(ref)} cannot be a child of a {kind.value}.")
 
-    def _check_pins(self, entity: ArchivedEntity, by_key: dict[str, ArchivedEntity]) -> None:
+    def _check_pins(self, entity: ArchivedEntity) -> None:
         pins = {
             (ref, pin)
             for version in entity.versions
             for ref, pin in zip(version.children or (), version.pins, strict=False)
-            if pin and ref in by_key
+            if pin
         }
         for ref, pin in sorted(pins):
-            if all(version.version_num != pin for version in by_key[ref].versions):
+            pinned = self.entities.get(ref)
+            if pinned and all(version.version_num != pin for version in pinned.versions):
                 detail = f"version {pin} of {shown(ref)}, which it pins, is not in the archive."
                 self.line(entity.key, detail)
 
@@ -460,11 +435,29 @@ def _checked_type(value: Any) -> str:
     return value if fits else ""
 
 
-def _wrapping_folder(names: list[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of which component and version a file is; None where the folder is not one of a version."""
+
+    owner: str
+    version: int | None
+    path: str
+
+
+def _media_place(parts: list[str]) -> _Place | None:
+    """None for what is in no folder of versions."""
+    for stem in (4, 3):  # The code `...` had no name of its own in older archives.
+        if len(parts) > stem + 2 and parts[stem] == VERSIONS:
+            number = _VERSION_FOLDER.fullmatch(parts[stem + 1])
+            owner = "/".join(parts[:4]) if stem == 4 else "/".join(parts[:3]) + "/"
+            return _Place(owner, int(number[1]) if number else None, "/".join(parts[stem + 2 :]))
+    return None
+
+
+def _wrapping_folder(files: Unpacked) -> str:
     """Some tools put everything into one folder; that changes nothing."""
-    if "package.toml" in names:
+    if "package.toml" in files:
         return ""
-    tops = {name.partition("/")[0] for name in names}
-    if len(tops) == 1 and f"{(top := tops.pop())}/package.toml" in names:
-        return f"{top}/"
-    return ""
+    top = next(files.names(), "").partition("/")[0] + "/"
+    within = all(name.startswith(top) for name in files.names())
+    return top if within and f"{top}package.toml" in files else ""

@@ -3,12 +3,13 @@
 import errno
 import os
 import re
+import sqlite3
 import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol, Self
@@ -44,7 +45,7 @@ class ArchiveRefused(BadInput):
 class ArchiveLimits:
     """How large an unpacked upload may become."""
 
-    entries: int = 250_000
+    entries: int = 1_000_000
     file_bytes: int = 50_000_000
     expanded_bytes: int = 8 * 1024**3
     ratio: int = 100
@@ -60,7 +61,7 @@ LIMITS = ArchiveLimits()
 class Tree(Protocol):
     """Files by their path, wherever they are kept. Not for use by several threads at once."""
 
-    def names(self) -> list[str]: ...
+    def names(self) -> Iterable[str]: ...
     def size(self, name: str) -> int: ...
     def chunks(self, name: str) -> Iterator[bytes]: ...
 
@@ -70,11 +71,15 @@ def read(tree: Tree, name: str) -> bytes:
 
 
 class Unpacked:
-    """The files of an archive, in one temporary file that is gone when this is closed."""
+    """The files of an archive, in one temporary file that is gone when this is closed.
+
+    Where each is stands in a database on disk without a name: memory does not grow with them.
+    """
 
     def __init__(self) -> None:
         self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="lyceum-")  # noqa: SIM115
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places = scratch_database()
+        self._places.execute(_PLACES)
         self._end = 0
 
     def __enter__(self) -> Self:
@@ -85,18 +90,25 @@ class Unpacked:
 
     def close(self) -> None:
         self._spool.close()
+        self._places.close()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._place(name) is not None
 
-    def names(self) -> list[str]:
-        return sorted(self._places)
+    def names(self) -> Iterator[str]:
+        yield from (name for (name,) in self._places.execute("select name from place order by 1"))
+
+    def under(self, folder: str) -> Iterator[str]:
+        """Names that begin with `folder`, which ends in a slash."""
+        after = folder[:-1] + chr(ord("/") + 1)
+        query = "select name from place where name > ? and name < ? order by 1"
+        yield from (name for (name,) in self._places.execute(query, (folder, after)))
 
     def size(self, name: str) -> int:
-        return self._places[name][1]
+        return self._known(name)[1]
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        start, size = self._places[name]
+        start, size = self._known(name)
         for position in range(start, start + size, CHUNK):
             length = min(CHUNK, start + size - position)
             yield os.pread(self._spool.fileno(), length, position)
@@ -106,10 +118,34 @@ class Unpacked:
         for piece in pieces:
             self._spool.write(piece)
             self._end += len(piece)
-        self._places[name] = (start, self._end - start)
+        place = (name, start, self._end - start)
+        self._places.execute("insert into place values (?, ?, ?)", place)
 
     def flush(self) -> None:
         self._spool.flush()
+
+    def _place(self, name: str) -> tuple[int, int] | None:
+        query = "select start, size from place where name = ?"
+        found: tuple[int, int] | None = self._places.execute(query, (name,)).fetchone()
+        return found
+
+    def _known(self, name: str) -> tuple[int, int]:
+        found = self._place(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
+_PLACES = "create table place (name text primary key, start integer, size integer) without rowid"
+
+
+def scratch_database() -> sqlite3.Connection:
+    """A database in a file without a name, for one user at a time; closing it removes it."""
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for setting in ("cache_size = -4096", "journal_mode = off", "synchronous = off"):
+        database.execute(f"pragma {setting}")
+    database.execute("begin")
+    return database
 
 
 class Folder:
@@ -143,7 +179,6 @@ class Findings:
     source_bytes: int
     check: Check
     lines: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
     entries: int = 0
     expanded: int = 0
 
@@ -174,7 +209,7 @@ class Findings:
         if not free and self.expanded > self.source_bytes * self.limits.ratio:
             self.stop(f"The archive expands to more than {self.limits.ratio} times its size.")
 
-    def accept(self, raw: str, *, folder: bool) -> str | None:
+    def accept(self, raw: str, *, folder: bool, known: Container[str]) -> str | None:
         """The clean name of an entry to keep, or None; what is wrong becomes a line."""
         name, wrong = clean_name(raw, self.limits)
         if wrong:
@@ -182,10 +217,9 @@ class Findings:
             return None
         if folder or not name or _junk(name):
             return None
-        if name in self.seen:
+        if name in known:
             self.line(f"{shown(raw)}: the archive has this name twice.")
             return None
-        self.seen.add(name)
         return name
 
     def counted(self, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -67,7 +67,7 @@ class OlxTree:
     title: str = ""
 
     def __post_init__(self) -> None:
-        names = self.tree.names()
+        names = list(self.tree.names())
         self._root, self.layout = _root(names)
         cut = len(self._root)
         self._files = {name[cut:]: name for name in names if name.startswith(self._root)}

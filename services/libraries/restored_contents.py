@@ -22,7 +22,8 @@ from services.libraries.archive_contents import (
     ArchivedMedia,
     ArchivedVersion,
 )
-from services.libraries.archive_reading import ArchiveContents, ArchivedFile
+from services.libraries.archive_reading import ArchiveContents
+from services.libraries.archive_spool import ArchivedFile
 from services.libraries.archive_tables import UNKNOWN_TIME
 from services.libraries.entities import NewEntity
 from services.libraries.media import NewMedia
@@ -97,8 +98,7 @@ class Restore:
     async def write(self, contents: ArchiveContents) -> None:
         """Everything: the published state first, and one second later what differs from it."""
         for kind in ORDER:
-            some = [one for one in contents.entities if kind_of(one) is kind]
-            for batch in _batches(some):
+            for batch in _batches(contents.entities.of_kind(kind)):
                 await self._add(batch, kind)
                 await self.progress.advance(len(batch))
         await self._point()
@@ -249,10 +249,6 @@ class Restore:
         return self.now if moment == UNKNOWN_TIME else moment
 
 
-def kind_of(entity: ArchivedEntity) -> Kind:
-    return Kind(entity.container_type) if entity.container_type else Kind.COMPONENT
-
-
 def _type_and_code(key: str, kind: Kind) -> tuple[str, str]:
     if kind is not Kind.COMPONENT:
         return kind.value, key
@@ -286,13 +282,13 @@ def _weight(file: ArchivedMedia) -> int:
 
 def counts(contents: ArchiveContents) -> dict[str, Any]:
     """How many of what. contract: content_core §4.11"""
-    kinds = [kind_of(entity) for entity in contents.entities]
-    components = kinds.count(Kind.COMPONENT)
+    found = contents.entities
+    components = found.count(Kind.COMPONENT)
     return {
-        "num_containers": len(kinds) - components,
-        "num_sections": kinds.count(Kind.SECTION),
-        "num_subsections": kinds.count(Kind.SUBSECTION),
-        "num_units": kinds.count(Kind.UNIT),
+        "num_containers": len(found) - components,
+        "num_sections": found.count(Kind.SECTION),
+        "num_subsections": found.count(Kind.SUBSECTION),
+        "num_units": found.count(Kind.UNIT),
         "num_components": components,
         "num_collections": len(contents.collections),
     }

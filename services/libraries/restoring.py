@@ -232,7 +232,7 @@ async def _write(
     task: TaskContext, session: AsyncSession, contents: ArchiveContents, *, user: str
 ) -> Library:
     most = _settings(task).most_blocks
-    if sum(entity.draft_num is not None for entity in contents.entities) > most:
+    if contents.entities.count_drafts() > most:
         raise ArchiveInvalid(f"Library cannot have more than {most} Components.")
     now = utc_now()
     manifest = contents.manifest

@@ -104,7 +104,7 @@ def _copy_tar_member(
     if member.issparse() or not (member.isreg() or member.isdir()):
         findings.line(f"{shown(member.name)}: only files and folders are allowed.")
         return
-    name = findings.accept(member.name, folder=member.isdir())
+    name = findings.accept(member.name, folder=member.isdir(), known=unpacked)
     if name is None:
         return
     entry = archive.extractfile(member)

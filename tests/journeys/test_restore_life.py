@@ -19,6 +19,7 @@ from tests.journeys.conftest import (
     until,
 )
 from tests.journeys.test_library_life import SAMPLE, zipped
+from tests.libraries.large_archives import many
 from tests.processes import kill
 
 COUNTS = ("containers", "components", "collections", "sections", "subsections", "units")
@@ -89,27 +90,6 @@ def test_48_49_50_what_was_backed_up_is_a_library_again(suite: Suite, ada: httpx
 def files_of(archive: bytes) -> dict[str, bytes]:
     opened = zipfile.ZipFile(io.BytesIO(archive))
     return {name: opened.read(name) for name in opened.namelist() if name != "package.toml"}
-
-
-def many(count: int) -> dict[str, bytes]:
-    """An archive that takes a while to restore."""
-    created = "created = 2026-03-01T09:30:00Z\n"
-    files = {
-        "package.toml": (
-            f"[meta]\nformat_version = 1\ncreated_at = 2026-03-01T09:30:00Z\n[learning_package]\n"
-            f'title = "Many"\nkey = "lib:J:many"\ndescription = ""\n{created}'
-        ).encode()
-    }
-    for number in range(count):
-        stem = f"entities/xblock.v1/html/n{number}"
-        files[f"{stem}.toml"] = (
-            f'[entity]\ncan_stand_alone = true\nkey = "xblock.v1:html:n{number}"\n{created}'
-            "[entity.draft]\nversion_num = 1\n[entity.published]\nversion_num = 1\n"
-            f'[[version]]\ntitle = "{number}"\nversion_num = 1\n'
-        ).encode()
-        files[f"{stem}/component_versions/v1/block.xml"] = f"<html>{number}</html>".encode()
-        files[f"{stem}/component_versions/v1/static/a.txt"] = str(number).encode()
-    return files
 
 
 def stored(folder: Path) -> list[str]:
