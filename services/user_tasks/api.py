@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, BackgroundTasks, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from services.user_tasks import artifacts, statuses
+from services.user_tasks import artifacts, permissions, statuses
 from services.user_tasks.errors import ArtifactUnknown
 from services.user_tasks.models import Status
 from services.user_tasks.settings import Settings
@@ -43,7 +43,7 @@ async def _task_rows(request: Request, caller: Caller) -> AsyncIterator[bytes]:
     while True:
         async with request.app.state.database.sessions() as session:
             rows = await statuses.page(
-                session, conditions=statuses.owned_by(caller), size=ROWS, after=after
+                session, conditions=permissions.owned_by(caller), size=ROWS, after=after
             )
             mine = await artifacts.of_statuses(session, [row.uuid for row in rows])
         for row in rows:
@@ -107,7 +107,7 @@ async def _artifact_rows(request: Request, caller: Caller) -> AsyncIterator[byte
     while True:
         async with request.app.state.database.sessions() as session:
             rows = await artifacts.page(
-                session, conditions=statuses.owned_by(caller), size=ROWS, after=after
+                session, conditions=permissions.owned_by(caller), size=ROWS, after=after
             )
         for row in rows:
             shown = artifact_json(row, settings_of(request), now=utc_now())

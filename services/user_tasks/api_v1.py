@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import TypeAdapter
 from sqlmodel import col
 
-from services.user_tasks import artifacts, stages, statuses, watchers
+from services.user_tasks import artifacts, permissions, stages, statuses, watchers
 from services.user_tasks.models import Status
 from services.user_tasks.schemas import (
     ArtifactView,
@@ -60,7 +60,7 @@ async def page_tasks(
         states=tuple(state or ()), name=name, task_type=task_type, created_after=created_after,
         created_before=created_before, parent=parent, root_only=root_only,
     )  # fmt: skip
-    allowed = statuses.visible_to(caller) if watched else statuses.owned_by(caller)
+    allowed = permissions.visible_to(caller) if watched else permissions.owned_by(caller)
     return await _page(request, session, [*allowed, *filters.conditions()], after, limit)
 
 

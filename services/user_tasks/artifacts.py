@@ -11,7 +11,7 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.user_tasks import events, statuses
+from services.user_tasks import events, permissions
 from services.user_tasks.errors import ArtifactUnknown, LinkExpired
 from services.user_tasks.models import Artifact, Status
 from services.user_tasks.schemas import ArtifactReport
@@ -84,7 +84,7 @@ async def get(session: AsyncSession, uuid: UUID, *, caller: Caller) -> Artifact:
     query = (
         select(Artifact)
         .join(Status, col(Status.uuid) == col(Artifact.status_id))
-        .where(col(Artifact.uuid) == uuid, *statuses.visible_to(caller))
+        .where(col(Artifact.uuid) == uuid, *permissions.visible_to(caller))
     )
     artifact = (await session.exec(query)).first()
     if artifact is None:

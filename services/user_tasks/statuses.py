@@ -5,20 +5,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import func, or_
-from sqlalchemy.orm import aliased
+from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.user_tasks import artifacts, estimates, trees
+from services.user_tasks import artifacts, estimates, permissions, trees
 from services.user_tasks.errors import StatusUnknown
-from services.user_tasks.models import Status, Watcher
+from services.user_tasks.models import Status
 from services.user_tasks.schemas import ArtifactReport, Lifecycle, ProgressReport
 from services.user_tasks.states import State, follows
 from services.user_tasks.trees import Row, Tree
 from shared import outbox
 from shared.callers import Caller
-from shared.problems import Forbidden
 
 
 async def record_lifecycle(
@@ -198,41 +196,13 @@ async def get(session: AsyncSession, uuid: UUID, *, caller: Caller, own: bool = 
 
     `own`: to change it, which those who only watch may not. Raises StatusUnknown, Forbidden.
     """
-    query = select(Status).where(col(Status.uuid) == uuid, *visible_to(caller))
+    query = select(Status).where(col(Status.uuid) == uuid, *permissions.visible_to(caller))
     status = (await session.exec(query)).first()
     if status is None:
         raise StatusUnknown
     if own:
-        require_own(status, caller)
+        permissions.require_own(status, caller)
     return status
-
-
-def require_own(status: Status, caller: Caller) -> None:
-    """Raises Forbidden for those who may only see it."""
-    if not (caller.superuser or caller.service or status.user == caller.username):
-        raise Forbidden
-
-
-def visible_to(caller: Caller) -> list[Any]:
-    """contract: user_tasks §5.5"""
-    hidden = [col(Status.deleted_at).is_(None)]
-    if caller.superuser or caller.service:
-        return hidden
-    return [*hidden, or_(col(Status.user) == caller.username, _watched(caller))]
-
-
-def _watched(caller: Caller) -> Any:
-    """What this person watches, with all that is inside: worked out once for a statement."""
-    inside = (
-        select(col(Watcher.status_id).label("uuid"))
-        .where(col(Watcher.username) == caller.username)
-        .cte(recursive=True)
-    )
-    member = aliased(Status)
-    inside = inside.union(
-        select(col(member.uuid)).join(inside, col(member.parent_id) == inside.c.uuid)
-    )
-    return col(Status.uuid).in_(select(inside.c.uuid))
 
 
 async def going(session: AsyncSession, root_id: UUID) -> set[UUID]:
@@ -243,14 +213,6 @@ async def going(session: AsyncSession, root_id: UUID) -> set[UUID]:
         col(Status.deleted_at).is_(None),
     )
     return set(await session.exec(query))
-
-
-def owned_by(caller: Caller) -> list[Any]:
-    """The compatible lists: own tasks only, everyone's for superusers."""
-    hidden = [col(Status.deleted_at).is_(None)]
-    if caller.superuser or caller.service:
-        return hidden
-    return [*hidden, col(Status.user) == caller.username]
 
 
 async def page(
