@@ -39,7 +39,7 @@ token: $(STAMP)  ## print a token: user=ada [staff=1] [superuser=1] [email=...]
 	@$(PY) -m deploy token --user "$(user)" $(if $(staff),--staff) $(if $(superuser),--superuser) $(if $(email),--email "$(email)")
 
 test: $(STAMP)  ## all tests [args="-k outbox"]
-	@$(PY) -m pytest -q -n 2 --dist loadfile $(args)
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(args)
 
 chaos: $(STAMP)  ## a longer chaos run
 	@CHAOS_TASKS=10000 CHAOS_KILLS=24 CHAOS_SECONDS=120 $(PY) -m pytest -q -s --timeout 600 tests/dispatcher/test_chaos.py
