@@ -25,6 +25,11 @@ class Claim:
     better: str = "more"
     note: str = ""
     figures: dict[str, list[float]] = field(default_factory=dict)
+    statements: dict[str, list[float]] = field(default_factory=dict)
+
+    def add_count(self, who: str, value: float) -> None:
+        """SQL statements, which no other load on the machine changes."""
+        self.statements.setdefault(who, []).append(value)
 
     def add(self, who: str, value: float) -> None:
         self.figures.setdefault(who, []).append(value)
@@ -75,7 +80,9 @@ class Report:
 def _line(claim: Claim, who: str) -> str:
     values, ratios = claim.figures[who], claim.ratios(who)
     ratio = _spread(ratios, "{:.3g}") if ratios else "-"
-    return f"  {who:<44}{ratio:>24}   [{_spread(values, '{:,.5g}')} {claim.unit}]"
+    counts = claim.statements.get(who)
+    sql = f", {statistics.median(counts):,.4g} statements" if counts else ""
+    return f"  {who:<44}{ratio:>24}   [{_spread(values, '{:,.5g}')} {claim.unit}{sql}]"
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -95,6 +102,7 @@ def _claim_json(claim: Claim) -> dict[str, Any]:
         "note": claim.note,
         "entrants": {
             who: {"figure": _summary(values), "ratio": _summary(claim.ratios(who))}
+            | ({"statements": _summary(claim.statements[who])} if who in claim.statements else {})
             for who, values in claim.figures.items()
         },
     }

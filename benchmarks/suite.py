@@ -62,15 +62,24 @@ async def _create(admin_url: str, name: str) -> None:
 
 @contextlib.contextmanager
 def suite(
-    services: list[str], *, worker: str | None = None, own: Mapping[str, str] | None = None
+    services: list[str],
+    *,
+    worker: str | None = None,
+    own: Mapping[str, str] | None = None,
+    counted: bool = False,
 ) -> Iterator[Suite]:
-    """Stores, one web process for each service named, and one worker of 100 runs at a time."""
+    """Stores, one web process for each service named, and one worker of 100 runs at a time.
+
+    With `counted`, PostgreSQL counts statements, for us and for peers alike.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # so that nothing is left behind
     with tempfile.TemporaryDirectory(prefix="lyceum-bench-") as name:
         folder = Path(name)
         stores = start_stores(folder)
         try:
+            if counted:
+                asyncio.run(_count_statements(stores))
             urls = create_databases(stores.database_url)
             ports = {service: free_port() for service in services}
             variables = {
@@ -85,6 +94,17 @@ def suite(
                 yield _started(Suite(stores, urls, running, ports), worker)
         finally:
             stores.stop()
+
+
+async def _count_statements(stores: Stores) -> None:
+    connection = await asyncpg.connect(stores.database_url)
+    await connection.execute("alter system set shared_preload_libraries = 'pg_stat_statements'")
+    await connection.close()
+    stores.kill_postgres()
+    stores.start_postgres()
+    connection = await asyncpg.connect(stores.database_url)
+    await connection.execute("create extension pg_stat_statements")
+    await connection.close()
 
 
 def _stop(number: int, _: Any) -> None:

@@ -78,14 +78,17 @@ async def create_block(
     caller: CallerDep,
     session: SessionDep,
 ) -> JSONResponse:
-    """A new component with empty content."""
+    """A new component: with this OLX, or with empty content."""
     for name in ("parent_block", "staged_content"):
         if getattr(body, name) is not None:
             raise FieldRefused(name, "This is not supported.")
+    settings, first = settings_of(request), None
+    if body.olx is not None:
+        first = olx.parse(body.olx, block_type=body.block_type, limits=settings.olx_limits)
     entity = await components.create(
         session, library, block_type=body.block_type, code=body.definition_id,
-        can_stand_alone=body.can_stand_alone, most=settings_of(request).most_blocks,
-        user=caller.username, now=utc_now(),
+        can_stand_alone=body.can_stand_alone, most=settings.most_blocks,
+        user=caller.username, now=utc_now(), content=first,
     )  # fmt: skip
     return await _shown(session, library, entity)
 

@@ -232,7 +232,7 @@ async def _discard(
     session: SessionDep, item: Block, caller: CallerDep, *, below: bool
 ) -> Discarded:
     moved = await drafts.discard(
-        session, item.library, item.entity, below=below, user=caller.username, now=utc_now()
+        session, item.library, [item.entity.id], below=below, user=caller.username, now=utc_now()
     )
     library = item.library
     return Discarded(discarded=[item_key(library.org, library.slug, *names) for names in moved])

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from services.libraries import (
     api,
     api_blocks,
+    api_bulk,
     api_clipboard,
     api_collections,
     api_containers,
@@ -42,6 +43,7 @@ def create_app(
             api_histories.router,
             api_containers.router,
             api_blocks.router,
+            api_bulk.router,
             api_resources.router,
             api_restore.router,
             api_versions.router,

@@ -1,6 +1,6 @@
 """The draft of one item: deleting, restoring, giving up its changes. contract: libraries §4.2"""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import text
@@ -9,6 +9,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, publishing
 from services.libraries.errors import BlockUnknown, NotDeleted, RuleBroken
 from services.libraries.models import Entity, Library
+
+
+class NeverPublished(RuleBroken):
+    """These never were published, or are not any more."""
+
+    def __init__(self, entity_ids: Collection[int]) -> None:
+        super().__init__(NOTHING_PUBLISHED)
+        self.entity_ids = entity_ids
 
 
 async def require_live(session: AsyncSession, entity: Entity) -> None:
@@ -85,7 +93,7 @@ async def undelete(
 # Below, by what the draft lists and by what the published version lists: both lists come into it.
 _DIFFERENT = text("""
     with recursive tree (entity_id) as (
-      select cast(:id as bigint)
+      select unnest(cast(:ids as bigint[]))
       union
       select dependency.entity_id from tree
       left join draft on draft.entity_id = tree.entity_id
@@ -101,30 +109,37 @@ _DIFFERENT = text("""
       and published.version_id is not null
     order by entity.id
 """)
+NOTHING_PUBLISHED = "This is not published: there is nothing to go back to."
 
 
 async def discard(
     session: AsyncSession,
     library: Library,
-    entity: Entity,
+    entity_ids: Sequence[int],
     *,
     below: bool,
     user: str,
     now: datetime,
 ) -> Sequence[tuple[str, str, str]]:
-    """Take one draft back to what is published, and with `below` all that it holds.
+    """Take drafts back to what is published, and with `below` all that they hold.
 
-    What never was published is left alone below, and refused itself with RuleBroken: there is
-    nothing to go back to. Returns kind, type and code of what moved.
+    What never was published is left alone below, and refused itself with NeverPublished: there
+    is nothing to go back to. Returns kind, type and code of what moved.
     """
     await publishing.lock(session, library)
     connection = await session.connection()
     shown = await connection.execute(
-        text("select version_id from published where entity_id = :id"), {"id": entity.id}
+        text("""
+            select entity_id from published
+            where entity_id = any(cast(:ids as bigint[])) and version_id is not null
+        """),
+        {"ids": list(entity_ids)},
     )
-    if shown.scalar() is None:
-        raise RuleBroken("This is not published: there is nothing to go back to.")
-    rows = (await connection.execute(_DIFFERENT, {"id": entity.id, "below": below})).all()
+    never = set(entity_ids) - set(shown.scalars())
+    if never:
+        raise NeverPublished(never)
+    values = {"ids": list(entity_ids), "below": below}
+    rows = (await connection.execute(_DIFFERENT, values)).all()
     moves = {row.id: row.version_id for row in rows}
     await branches.move_drafts(session, library, moves, user=user, now=now)
     return [(row.kind, row.type, row.code) for row in rows]

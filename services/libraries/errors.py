@@ -69,6 +69,10 @@ class PositionChanged(Conflict):
     type, title = "position-changed", "Another child is at this position now"
 
 
+class VersionConflict(Conflict):
+    type, title = "version-conflict", "Somebody else has changed this meanwhile"
+
+
 class NotDeleted(Conflict):
     type, title = "not-deleted", "This is not deleted"
 

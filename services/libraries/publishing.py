@@ -202,3 +202,21 @@ async def revert(
     rows = (await connection.execute(_CHANGED, {"library_id": library.id})).all()
     moves = {row.entity_id: row.published for row in rows}
     return await branches.move_drafts(session, library, moves, user=user, now=now)
+
+
+_UNPUBLISHED = text("""
+    select count(*) filter (where draft.version_id is not null),
+           count(*) filter (where draft.version_id is null)
+    from entity
+    join draft on draft.entity_id = entity.id
+    left join published on published.entity_id = entity.id
+    where entity.library_id = :library_id
+      and draft.version_id is distinct from published.version_id
+""")
+
+
+async def count_unpublished(session: AsyncSession, library: Library) -> tuple[int, int]:
+    """How many drafts are new or different, and how many deletions readers do not see yet."""
+    connection = await session.connection()
+    changes, deletes = (await connection.execute(_UNPUBLISHED, {"library_id": library.id})).one()
+    return changes, deletes

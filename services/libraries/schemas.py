@@ -110,6 +110,9 @@ class BlockCreation(BaseModel):
     block_type: Annotated[Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z0-9_.-]+$")]
     definition_id: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_slug)]
     can_stand_alone: bool = True
+    olx: Annotated[
+        str | None, Field(description="The first version's OLX; without it an empty element.")
+    ] = None
     parent_block: Any = None
     staged_content: Any = None
 
@@ -193,6 +196,49 @@ class OlxText(BaseModel):
     """contract: libraries §3.6 #30"""
 
     olx: Annotated[str, Field(min_length=1)]
+
+
+class BlockEdit(OlxText):
+    """One component's new OLX."""
+
+    usage_key: Plain
+    version_num: Annotated[
+        int | None,
+        Field(ge=1, le=2**31 - 1, description="Only if the draft still has this version."),
+    ] = None
+
+
+class BlockEdits(BaseModel):
+    """Components to edit together, all or none."""
+
+    blocks: Annotated[list[BlockEdit], AfterValidator(_not_empty)]
+
+
+class BlockEdited(BaseModel):
+    """A component, and the number of the version that was made."""
+
+    usage_key: str
+    version_num: int
+
+
+class BlocksEdited(BaseModel):
+    """In the order in which they were sent."""
+
+    blocks: list[BlockEdited]
+
+
+class Discards(BaseModel):
+    """Components and containers, mixed; with `below` also all that the containers hold."""
+
+    usage_keys: Annotated[list[Plain], AfterValidator(_not_empty)]
+    below: bool = False
+
+
+class Unpublished(BaseModel):
+    """How many items differ from what readers see: edited or new ones, and deleted ones."""
+
+    changes: int
+    deletes: int
 
 
 class Discarded(BaseModel):

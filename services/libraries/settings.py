@@ -30,6 +30,8 @@ class Settings(ServiceSettings):
     # How long a process does not write down again what it knows of a caller.
     directory_minutes: float = Field(default=5.0, gt=0)
     most_blocks: int = Field(default=100_000, ge=1)
+    # How many blocks one request may edit or take back.
+    most_bulk_items: int = Field(default=1000, ge=1, le=100_000)
     most_asset_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     # Where pictures of people are; `{username}` and `{size}` (a word) are filled in.
     profile_images: str = PICTURE

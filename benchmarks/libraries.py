@@ -1,0 +1,336 @@
+"""Libraries over HTTP against Open edX's content core in one process, on the same PostgreSQL.
+
+The phases and what each does exactly are those of contract: content_core §5.3. Ours answers
+requests with JSON, checks who asks and tells events; theirs is called directly.
+"""
+
+import asyncio
+import http.client
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import typer
+
+from benchmarks import peers
+from benchmarks.peers import openedx_core
+from benchmarks.peers.openedx_core import figure, olx
+from benchmarks.rounds import Claim, Report, write
+from benchmarks.suite import Suite, suite
+from shared.callers import make_token
+from shared.testing import SECRET
+
+PEER = "openedx-core"
+V2 = "/api/libraries/v2"
+SERVICES = ["dispatcher", "user_tasks", "libraries"]
+GOALS = {
+    "create_components": ">= 5", "publish_all": ">= 10", "bulk_edit": ">= 10",
+    "backup": ">= 3", "restore": ">= 10",
+}  # fmt: skip
+PHASES = (
+    "create_components", "publish_all", "edit_one", "list_unpublished_flags", "count_unpublished",
+    "publish_one", "create_unit_tree", "publish_tree", "edit_in_tree", "contains_unpublished",
+    "publish_one_in_tree", "bulk_edit", "publish_all_edited", "reset_100", "history",
+    "collection_add", "backup", "restore",
+)  # fmt: skip
+STATEMENTS = openedx_core.STATEMENTS.replace("current_database()", "'lyceum_libraries'")
+
+
+class Caller:
+    """One connection of one person; an answer is read and its JSON parsed before the next."""
+
+    def __init__(self, port: int) -> None:
+        self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self._token = make_token(SECRET, "ada", user_id=7, staff=True)
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        return self.send(method, path, data, "application/json")
+
+    def upload(self, method: str, path: str, name: str, content: bytes) -> Any:
+        """A multipart body of one file."""
+        mark = uuid.uuid4().hex
+        head = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
+            "Content-Type: application/zip\r\n\r\n"
+        )
+        data = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+        return self.send(method, path, data, f"multipart/form-data; boundary={mark}")
+
+    def send(self, method: str, path: str, data: bytes | None, kind: str) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        if data is not None:
+            headers["Content-Type"] = kind
+        self._line.request(method, path, data, headers)
+        answer = self._line.getresponse()
+        content = answer.read()
+        if answer.status not in (200, 204):
+            raise SystemExit(f"{method} {path}: {answer.status} {content[:800]!r}")
+        return json.loads(content) if content else None
+
+
+@dataclass
+class Meter:
+    """Seconds and statements of each phase, as a peer tells them."""
+
+    suite: Suite
+    found: dict[str, float] = field(default_factory=dict)
+
+    def phase(self, name: str, work: Callable[[], Any], times: int = 1) -> Any:
+        before = self.statements()
+        began = time.perf_counter()
+        outcome = work()
+        self.found[name] = (time.perf_counter() - began) / times
+        self.found[f"{name} statements"] = (self.statements() - before) / times
+        return outcome
+
+    def statements(self) -> int:
+        return int(query(self.suite.stores.database_url, STATEMENTS)[0][0])
+
+
+def query(url: str, statement: str, *arguments: Any) -> list[Any]:
+    async def run() -> list[Any]:
+        connection = await asyncpg.connect(url)
+        try:
+            return list(await connection.fetch(statement, *arguments))
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+class Author:
+    """One library of its own and the work on it."""
+
+    def __init__(self, found: Suite) -> None:
+        self.suite, self.call = found, Caller(found.ports["libraries"])
+        self.key = self.make_library()
+        self.org, self.slug = self.key.split(":")[1:]
+
+    def make_library(self, **more: Any) -> str:
+        body = {"org": "Bench", "slug": uuid.uuid4().hex[:12], "title": "L", "description": ""}
+        return str(self.call("POST", f"{V2}/", body | more)["id"])
+
+    def block(self, number: int) -> str:
+        return f"lb:{self.org}:{self.slug}:problem:problem-{number}"
+
+    def create(self, number: int) -> None:
+        body = {"block_type": "problem", "definition_id": f"problem-{number}", "olx": olx(number)}
+        self.call("POST", f"{V2}/{self.key}/blocks/", body)
+        if number % 10 == 0:
+            path = f"{V2}/blocks/{self.block(number)}/assets/static/figure.png"
+            self.call.upload("PUT", path, "content", figure(number))
+
+    def edit(self, number: int, edit: int) -> None:
+        body = {"olx": olx(number, edit)}
+        self.call("POST", f"{V2}/blocks/{self.block(number)}/olx/", body)
+
+    def edit_many(self, numbers: Iterable[int], edit: int) -> None:
+        blocks = [{"usage_key": self.block(each), "olx": olx(each, edit)} for each in numbers]
+        for first in range(0, len(blocks), 1000):
+            some = blocks[first : first + 1000]
+            self.call("POST", f"{V2}/{self.key}/blocks/bulk_edit/", {"blocks": some})
+
+    def publish(self, number: int) -> None:
+        self.call("POST", f"{V2}/blocks/{self.block(number)}/publish/")
+
+    def publish_all(self) -> None:
+        self.call("POST", f"{V2}/{self.key}/commit/")
+
+    def flags(self) -> int:
+        """Every component with its flag, page by page."""
+        changed, page = 0, 1
+        while True:
+            found = self.call("GET", f"{V2}/{self.key}/blocks/?page={page}&page_size=100")
+            changed += sum(one["has_unpublished_changes"] for one in found["results"])
+            if found["next"] is None:
+                return changed
+            page += 1
+
+    def container(self, kind: str, name: str, children: Sequence[str]) -> str:
+        body = {"container_type_code": kind, "display_name": name, "slug": name}
+        made = self.call("POST", f"{V2}/{self.key}/containers/", body)["id"]
+        path = f"{V2}/containers/{made}/children/"
+        self.call("POST", path, {"usage_keys": list(children)})
+        return str(made)
+
+    def tree(self, count: int) -> tuple[list[str], str]:
+        """Units of 20 components, subsections of 10 units, one section."""
+        blocks = [self.block(number) for number in range(count)]
+        units = [
+            self.container("unit", f"unit-{first}", blocks[first : first + 20])
+            for first in range(0, count, 20)
+        ]
+        subsections = [
+            self.container("subsection", f"subsection-{first}", units[first : first + 10])
+            for first in range(0, len(units), 10)
+        ]
+        return units, self.container("section", "section", subsections)
+
+    def contains(self, unit: str) -> bool:
+        return bool(self.call("GET", f"{V2}/containers/{unit}/")["has_unpublished_changes"])
+
+    def history(self, number: int) -> None:
+        self.call("GET", f"{V2}/blocks/{self.block(number)}/draft_history/")
+        self.call("GET", f"{V2}/blocks/{self.block(number)}/publish_history/")
+
+    def collect(self, count: int) -> None:
+        keys = [self.block(number) for number in range(count)]
+        path = f"{V2}/{self.key}/collections/all/items/"
+        self.call("PATCH", path, {"usage_keys": keys})
+
+    def backup(self) -> str:
+        task = self.call("POST", f"{V2}/{self.key}/backup/")["task_id"]
+        found = self._ended(f"{V2}/{self.key}/backup/?task_id={task}")
+        return str(found["url"])
+
+    def restore(self, archive: bytes) -> str:
+        task = self.call.upload("POST", f"{V2}/restore/", "file", archive)["task_id"]
+        found = self._ended(f"{V2}/restore/?task_id={task}")
+        return self.make_library(learning_package=found["result"]["learning_package_id"])
+
+    def _ended(self, path: str) -> Any:
+        while True:
+            found = self.call("GET", path)
+            if found["state"] == "Succeeded":
+                return found
+            if found["state"] in ("Failed", "Canceled"):
+                raise SystemExit(f"{path}: {found}")
+            time.sleep(0.01)
+
+
+def run_phases(found: Suite, count: int, samples: int) -> dict[str, float]:
+    """All phases, one after the other, on a library of its own."""
+    meter, author, some = Meter(found), Author(found), range(samples)
+    phase = meter.phase
+
+    def each(work: Callable[[int], Any]) -> Callable[[], Any]:
+        return lambda: [work(number) for number in some]
+
+    phase("create_components", lambda: [author.create(number) for number in range(count)])
+    phase("publish_all", author.publish_all)
+    phase("edit_one", each(lambda number: author.edit(number, 1)), samples)
+    assert phase("list_unpublished_flags", author.flags) == samples
+    unpublished = f"{V2}/{author.key}/unpublished/"
+    counted = phase("count_unpublished", lambda: author.call("GET", unpublished))
+    assert counted == {"changes": samples, "deletes": 0}
+    phase("publish_one", each(author.publish), samples)
+    units, section = phase("create_unit_tree", lambda: author.tree(count))
+    publish_tree = f"{V2}/containers/{section}/publish/"
+    phase("publish_tree", lambda: author.call("POST", publish_tree))
+    phase("edit_in_tree", each(lambda number: author.edit(number, 2)), samples)
+    contained = phase(
+        "contains_unpublished", each(lambda place: author.contains(units[place % len(units)])),
+        samples,
+    )  # fmt: skip
+    assert contained[0]
+    phase("publish_one_in_tree", each(author.publish), samples)
+    phase("bulk_edit", lambda: author.edit_many(range(count), 3))
+    phase("publish_all_edited", author.publish_all)
+    author.edit_many(range(min(100, count)), 4)
+    phase("reset_100", lambda: author.call("DELETE", f"{V2}/{author.key}/commit/"))
+    phase("history", each(author.history), samples)
+    author.call("POST", f"{V2}/{author.key}/collections/", {"title": "all", "description": ""})
+    phase("collection_add", lambda: author.collect(count))
+    phase("backup", author.backup)
+    copy = phase("restore", lambda: author.restore(archive_of(found)))
+    assert author.call("GET", f"{V2}/{copy}/blocks/")["count"] == count
+    return meter.found
+
+
+def archive_of(found: Suite) -> bytes:
+    """The newest archive in the object store."""
+    archives = (found.stores.folder / "objects").rglob("*.zip")
+    return max(archives, key=lambda path: path.stat().st_mtime).read_bytes()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    components: int = 1000
+    samples: int = 50
+    rounds: int = 3
+    large: int = 100_000
+    alone: bool = False
+
+
+def compare_phases(report: Report, found: Suite, sizes: Sizes, python: str) -> None:
+    """Every phase in turn, ours and theirs; a round is one whole life of a library."""
+    claims = {name: _claim(report, name, sizes) for name in PHASES}
+    place = _peer(report, found, sizes, python)
+
+    def own() -> dict[str, float]:
+        return run_phases(found, sizes.components, sizes.samples)
+
+    def theirs() -> dict[str, float]:
+        return peers.ask("openedx_core", "all", sizes.components, place, python=python)
+
+    entrants: dict[str, Callable[[], dict[str, float]]] = {"lyceum": own}
+    if place:
+        entrants[PEER] = theirs
+    for number in range(sizes.rounds):
+        for who in entrants if number % 2 == 0 else reversed(entrants):
+            measured = entrants[who]()
+            for name, claim in claims.items():
+                claim.add(who, measured[name] * 1000)
+                claim.add_count(who, measured[f"{name} statements"])
+
+
+def _claim(report: Report, name: str, sizes: Sizes) -> Claim:
+    return report.claim(name, "ms", PEER, GOALS.get(name, "> 1"), better="less")
+
+
+def _peer(report: Report, found: Suite, sizes: Sizes, python: str) -> dict[str, str]:
+    why = openedx_core.usable(python) if python else openedx_core.available()
+    if sizes.alone:
+        why = "not asked for"
+    if why is not None:
+        report.skipped[PEER] = why
+        return {}
+    url = found.database_url("peer_core")
+    query(url, "create extension if not exists pg_stat_statements")
+    return {"BENCH_DATABASE_URL": url, "BENCH_SAMPLES": str(sizes.samples)}
+
+
+PARTS = ("phases", "large")
+
+
+def measure(sizes: Sizes, parts: Sequence[str], python: str = "") -> Report:
+    """All parts asked for, in one run."""
+    own = {"LIBRARIES_WAIT_SECONDS": "300"}
+    with suite(SERVICES, worker="services.libraries.worker", own=own, counted=True) as found:
+        return measure_on(found, sizes, parts, python)
+
+
+def measure_on(found: Suite, sizes: Sizes, parts: Sequence[str], python: str = "") -> Report:
+    """The same on processes that run already."""
+    report = Report("libraries", dict(vars(sizes)))
+    run_phases(found, 20, 4)  # warm-up
+    if "phases" in parts:
+        compare_phases(report, found, sizes, python)
+    return report
+
+
+def run(
+    components: Annotated[int, typer.Option(help="components of a library")] = Sizes.components,
+    samples: Annotated[int, typer.Option(help="how often single operations")] = Sizes.samples,
+    rounds: Annotated[int, typer.Option(help="how often everyone is measured")] = Sizes.rounds,
+    large: Annotated[int, typer.Option(help="components of the large library")] = Sizes.large,
+    alone: Annotated[bool, typer.Option(help="no peers")] = Sizes.alone,
+    part: Annotated[list[str] | None, typer.Option(help=f"only {', '.join(PARTS)}")] = None,
+    core_python: Annotated[str, typer.Option(help="python of a venv with openedx-core")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write JSON there")] = None,
+) -> None:
+    """Measure libraries."""
+    sizes = Sizes(components, samples, rounds, large, alone)
+    write([measure(sizes, part or PARTS, core_python)], json_file)
+
+
+if __name__ == "__main__":
+    typer.run(run)
