@@ -23,6 +23,7 @@ STATEMENTS = """
 select coalesce(sum(calls), 0) from pg_stat_statements
 where dbid = (select oid from pg_database where datname = current_database()) and toplevel
   and query !~* '^(begin|commit|rollback|savepoint|release|set|show|discard|start)'
+  and query !~ 'FROM ONLY .* FOR KEY SHARE'
 """
 
 

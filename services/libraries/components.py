@@ -78,16 +78,16 @@ async def create(
     return await entities.get(session, library, ref)
 
 
+_ADD_UP = text("""
+    select coalesce(sum(items), 0) from (select add_up_live(:id)) as done
+    left join live_count on live_count.library_id = :id
+""")
+
+
 async def require_room(session: AsyncSession, library: Library, more: int, *, most: int) -> None:
     """Raises LimitReached. Under the library's lock, so that two cannot pass together."""
     connection = await session.connection()
-    count = await connection.execute(
-        text("""
-            select count(*) from draft join entity on entity.id = draft.entity_id
-            where entity.library_id = :id and draft.version_id is not null
-        """),
-        {"id": library.id},
-    )
+    count = await connection.execute(_ADD_UP, {"id": library.id})
     if count.scalar_one() + more > most:
         raise LimitReached(f"Library cannot have more than {most} Components.")
 

@@ -1,6 +1,6 @@
--- What is found by: one row of words for each live draft, kept by the database itself, so that no
--- way of changing a draft can forget it. Migrations install this file; a change of it needs a
--- migration that installs it again.
+-- What the database itself does for libraries: writes that would be many statements, and rows that
+-- follow drafts, so that no way of changing a draft can forget them. Migrations install this file;
+-- a change of it needs a migration that installs it again.
 
 
 -- The words of an OLX text, without its tags.
@@ -14,9 +14,10 @@ language sql immutable parallel safe as $$
 $$;
 
 
--- Writes the rows of drafts as they are now.
+-- What is found by: one row of words for each live draft, as it is now.
 create or replace function keep_findable(entities bigint[]) returns void
-language sql as $$
+language plpgsql as $$
+begin
   delete from findable using draft
   where findable.entity_id = any(entities) and draft.entity_id = findable.entity_id
     and draft.version_id is null;
@@ -34,23 +35,327 @@ language sql as $$
   where draft.entity_id = any(entities)
   order by entity.id
   on conflict (entity_id) do update set
-    title = excluded.title, tags = excluded.tags, body = excluded.body
-$$;
+    title = excluded.title, tags = excluded.tags, body = excluded.body;
+end $$;
+
+
+-- Notes which of these drafts differ from what is published.
+create or replace function keep_unpublished(entities bigint[]) returns void
+language plpgsql as $$
+begin
+  delete from unpublished using draft
+  left join published on published.entity_id = draft.entity_id
+  where unpublished.entity_id = any(entities) and draft.entity_id = unpublished.entity_id
+    and draft.version_id is not distinct from published.version_id;
+  insert into unpublished (entity_id, library_id, version_id)
+  select entity.id, entity.library_id, draft.version_id from draft
+  join entity on entity.id = draft.entity_id
+  left join published on published.entity_id = draft.entity_id
+  where draft.entity_id = any(entities)
+    and draft.version_id is distinct from published.version_id
+  order by entity.id
+  on conflict (entity_id) do update set version_id = excluded.version_id;
+end $$;
 
 
 create or replace function draft_was_made() returns trigger
 language plpgsql as $$
+declare entities bigint[];
 begin
-  perform keep_findable(array(select entity_id from moved));
+  select array_agg(entity_id) into entities from moved;
+  if entities is not null then
+    perform keep_findable(entities);
+    perform keep_unpublished(entities);
+    insert into live_count (library_id, kind, items)
+    select entity.library_id, entity.kind, count(*) from moved
+    join entity on entity.id = moved.entity_id
+    where moved.version_id is not null
+    group by entity.library_id, entity.kind;
+  end if;
   return null;
 end $$;
 
 
 create or replace function draft_was_moved() returns trigger
 language plpgsql as $$
+declare entities bigint[];
 begin
-  perform keep_findable(array(
-    select moved.entity_id from moved join before using (entity_id)
-    where moved.version_id is distinct from before.version_id));
+  select array_agg(moved.entity_id) into entities from moved join before using (entity_id)
+  where moved.version_id is distinct from before.version_id;
+  if entities is not null then
+    perform keep_findable(entities);
+    perform keep_unpublished(entities);
+    insert into live_count (library_id, kind, items)
+    select entity.library_id, entity.kind,
+           sum(case when moved.version_id is null then -1 else 1 end) from moved
+    join before on before.entity_id = moved.entity_id
+    join entity on entity.id = moved.entity_id
+    where (moved.version_id is null) <> (before.version_id is null)
+    group by entity.library_id, entity.kind;
+  end if;
   return null;
+end $$;
+
+
+-- Readers see what authors have, so it is not unpublished any more. Nobody waits here: a draft that
+-- is being edited stays noted, and whoever reads the notes looks at the pointers themselves.
+create or replace function published_was_moved() returns trigger
+language plpgsql as $$
+begin
+  delete from unpublished where entity_id in (
+    select unpublished.entity_id from unpublished
+    join moved on moved.entity_id = unpublished.entity_id
+    where unpublished.version_id is not distinct from moved.version_id
+    for update of unpublished skip locked);
+  return null;
+end $$;
+
+
+-- How many live items of a library there are: changes are noted apart, so that nobody waits for
+-- somebody else's, and added up by whoever holds the library when they have become many.
+create or replace function add_up_live(library bigint) returns void
+language plpgsql as $$
+begin
+  if (select count(*) from (
+        select from live_count where library_id = library limit 50) as few) >= 50 then
+    with gone as (
+      delete from live_count where library_id = library returning kind, items
+    )
+    insert into live_count (library_id, kind, items)
+    select library, kind, sum(items) from gone group by kind;
+  end if;
+end $$;
+
+
+-- Points drafts at versions, or at nothing, in one change log, and carries the news up to all that
+-- hold them. Returns the log, or null when all pointed there already. contract: content_core §2.2
+create or replace function move_drafts(
+  library bigint, entities bigint[], versions bigint[], at timestamptz, who text
+) returns table (log bigint, moved bigint)
+language plpgsql as $$
+declare
+  this bigint;
+  many bigint;
+  held bigint[];
+  children bigint[];
+  parents bigint[];
+  shown bigint[];
+begin
+  -- What moves and everything above it, in one order: whoever else comes waits before it begins.
+  -- A container that takes an entity in after this tells of that itself, and is left alone.
+  select array_agg(locked.entity_id) into held from (
+    with recursive up (entity_id) as (
+      select unnest(entities)
+      union
+      select draft.entity_id from up
+      join dependency on dependency.entity_id = up.entity_id
+      join draft on draft.version_id = dependency.version_id
+    )
+    select draft.entity_id from draft where draft.entity_id in (select up.entity_id from up)
+    order by draft.entity_id for update
+  ) as locked;
+  insert into draft_log (uuid, library_id, changed_at, changed_by)
+  values (gen_random_uuid(), library, at, who) returning id into this;
+  insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
+  select this, wanted.entity_id, draft.version_id, wanted.version_id
+  from unnest(entities, versions) as wanted (entity_id, version_id)
+  left join draft on draft.entity_id = wanted.entity_id
+  where draft.version_id is distinct from wanted.version_id
+  order by wanted.entity_id;
+  get diagnostics many = row_count;
+  if many = 0 then
+    delete from draft_log where id = this;
+    return query select cast(null as bigint), many;
+    return;
+  end if;
+  insert into draft (entity_id, version_id, record_id)
+  select entity_id, new_version_id, id from draft_record where log_id = this
+  order by entity_id
+  on conflict (entity_id) do update
+  set version_id = excluded.version_id, record_id = excluded.record_id;
+
+  -- All edges from what moved upwards, each once: `union` ends on what was seen before.
+  with recursive edge (child, parent, version) as (
+    select dependency.entity_id, draft.entity_id, draft.version_id
+    from draft_record record
+    join dependency on dependency.entity_id = record.entity_id
+    join draft on draft.version_id = dependency.version_id
+    where record.log_id = this
+    union
+    select dependency.entity_id, draft.entity_id, draft.version_id
+    from edge
+    join dependency on dependency.entity_id = edge.parent
+    join draft on draft.version_id = dependency.version_id
+  )
+  select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
+  into children, parents, shown from edge
+  where edge.parent in (select unnest(held) union all select unnest(entities))
+    and edge.child in (select unnest(held) union all select unnest(entities));
+  if children is not null then
+    with touched as (
+      insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
+      select distinct this, up.entity_id, up.version_id, up.version_id
+      from unnest(parents, shown) as up (entity_id, version_id)
+      order by up.entity_id
+      on conflict (log_id, entity_id) do nothing
+      returning id, entity_id
+    )
+    update draft set record_id = touched.id from touched where draft.entity_id = touched.entity_id;
+    insert into draft_side_effect (cause_id, effect_id)
+    select cause.id, effect.id from unnest(children, parents) as edge (child, parent)
+    join draft_record cause on cause.log_id = this and cause.entity_id = edge.child
+    join draft_record effect on effect.log_id = this and effect.entity_id = edge.parent
+    on conflict do nothing;
+  end if;
+  return query select this, many;
+end $$;
+
+
+-- Points readers at versions in one publish, likewise. The caller holds the library.
+-- contract: content_core §2.5, §2.6
+create or replace function publish_versions(
+  library bigint, entities bigint[], old_versions bigint[], new_versions bigint[],
+  asked boolean[], about text, at timestamptz, who text
+) returns bigint
+language plpgsql as $$
+declare
+  this bigint;
+  children bigint[];
+  parents bigint[];
+  shown bigint[];
+begin
+  insert into publish_log (uuid, library_id, message, published_at, published_by)
+  values (gen_random_uuid(), library, about, at, who) returning id into this;
+  insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct,
+                              draft_log_id)
+  select this, r.entity_id, r.old, r.new, r.direct, (
+    select max(draft_record.log_id) from draft_record
+    where draft_record.entity_id = r.entity_id
+      and draft_record.new_version_id is not distinct from r.new
+      and draft_record.old_version_id is distinct from r.new)
+  from unnest(entities, old_versions, new_versions, asked) as r (entity_id, old, new, direct);
+  insert into published (entity_id, version_id, record_id)
+  select entity_id, new_version_id, id from publish_record where log_id = this
+  order by entity_id
+  on conflict (entity_id) do update
+  set version_id = excluded.version_id, record_id = excluded.record_id;
+
+  with recursive edge (child, parent, version) as (
+    select dependency.entity_id, published.entity_id, published.version_id
+    from publish_record record
+    join dependency on dependency.entity_id = record.entity_id
+    join published on published.version_id = dependency.version_id
+    where record.log_id = this
+    union
+    select dependency.entity_id, published.entity_id, published.version_id
+    from edge
+    join dependency on dependency.entity_id = edge.parent
+    join published on published.version_id = dependency.version_id
+  )
+  select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
+  into children, parents, shown from edge;
+  if children is not null then
+    with touched as (
+      insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
+      select distinct this, up.entity_id, up.version_id, up.version_id, false
+      from unnest(parents, shown) as up (entity_id, version_id)
+      order by up.entity_id
+      on conflict (log_id, entity_id) do nothing
+      returning id, entity_id
+    )
+    update published set record_id = touched.id
+    from touched where published.entity_id = touched.entity_id;
+    insert into publish_side_effect (cause_id, effect_id)
+    select cause.id, effect.id from unnest(children, parents) as edge (child, parent)
+    join publish_record cause on cause.log_id = this and cause.entity_id = edge.child
+    join publish_record effect on effect.log_id = this and effect.entity_id = edge.parent
+    on conflict do nothing;
+  end if;
+  return this;
+end $$;
+
+
+-- Makes the next version of each entity and points its draft there, in one change log. A row has
+-- `entity_id`, `title`, `only_media`, `media` {path: id, or null to take away}, `container`, and
+-- `children` [[entity, pin], ...] or null to keep them. contract: content_core §2.1, §2.9
+create or replace function make_versions(
+  library bigint, wanted jsonb, at timestamptz, who text
+) returns table (entity_id bigint, version_id bigint, version_num integer, log bigint)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  entities bigint[];
+  versions bigint[];
+  numbers integer[];
+  this bigint;
+begin
+  -- So that two editors get two numbers, one after the other. What a new version is based on is
+  -- what its editor saw: the live draft, or the newest of a deleted one.
+  perform entity.id from entity
+  where entity.id in (select (r ->> 'entity_id')::bigint from jsonb_array_elements(wanted) as r)
+  order by entity.id for no key update;
+  with made as (
+    insert into version (uuid, entity_id, version_num, title, created, created_by)
+    select gen_random_uuid(), r.entity_id, coalesce(newest.version_num, 0) + 1,
+           coalesce(r.title, live.title, newest.title, ''), at, who
+    from jsonb_to_recordset(wanted) as r (entity_id bigint, title text)
+    left join lateral (
+      select version.version_num, version.title from version
+      where version.entity_id = r.entity_id order by version.version_num desc limit 1
+    ) newest on true
+    left join draft on draft.entity_id = r.entity_id
+    left join version live on live.id = draft.version_id
+    order by r.entity_id
+    returning version.id, version.entity_id, version.version_num
+  )
+  select array_agg(made.entity_id order by made.id), array_agg(made.id order by made.id),
+         array_agg(made.version_num order by made.id)
+  into entities, versions, numbers from made;
+
+  insert into version_media (version_id, path, media_id)
+  select made.id, kept.path, kept.media_id
+  from jsonb_to_recordset(wanted) as r (entity_id bigint, media jsonb, only_media boolean)
+  join unnest(entities, versions, numbers) as made (entity_id, id, num)
+    on made.entity_id = r.entity_id
+  left join draft on draft.entity_id = r.entity_id
+  join version_media kept on kept.version_id = coalesce(draft.version_id, (
+    select older.id from version older
+    where older.entity_id = r.entity_id and older.version_num < made.num
+    order by older.version_num desc limit 1))
+  where not r.only_media and made.num > 1 and not r.media ? kept.path
+  union all
+  select made.id, file.key, file.value::bigint
+  from jsonb_to_recordset(wanted) as r (entity_id bigint, media jsonb)
+  join unnest(entities, versions) as made (entity_id, id) on made.entity_id = r.entity_id
+  cross join jsonb_each_text(r.media) as file
+  where file.value is not null;
+
+  if jsonb_path_exists(wanted, '$[*] ? (@.container == true)') then
+    insert into child (version_id, order_num, entity_id, pinned_version_id)
+    select made.id, kept.order_num, kept.entity_id, kept.pinned_version_id
+    from jsonb_to_recordset(wanted) as r (entity_id bigint, container boolean, children jsonb)
+    join unnest(entities, versions, numbers) as made (entity_id, id, num)
+      on made.entity_id = r.entity_id
+    left join draft on draft.entity_id = r.entity_id
+    join child kept on kept.version_id = coalesce(draft.version_id, (
+      select older.id from version older
+      where older.entity_id = r.entity_id and older.version_num < made.num
+      order by older.version_num desc limit 1))
+    where r.container and jsonb_typeof(r.children) is distinct from 'array' and made.num > 1
+    union all
+    select made.id, one.place - 1, (one.child ->> 0)::bigint, (one.child ->> 1)::bigint
+    from jsonb_to_recordset(wanted) as r (entity_id bigint, container boolean, children jsonb)
+    join unnest(entities, versions) as made (entity_id, id) on made.entity_id = r.entity_id
+    cross join jsonb_array_elements(
+      case when jsonb_typeof(r.children) = 'array' then r.children else '[]' end
+    ) with ordinality as one (child, place)
+    where r.container;
+    insert into dependency (version_id, entity_id)
+    select distinct child.version_id, child.entity_id from child
+    where child.version_id = any(versions) and child.pinned_version_id is null;
+  end if;
+
+  select moved.log into this from move_drafts(library, entities, versions, at, who) as moved;
+  return query select made.entity_id, made.id, made.num, this
+  from unnest(entities, versions, numbers) as made (entity_id, id, num);
 end $$;

@@ -147,18 +147,18 @@ async def describe(session: AsyncSession, library: Library) -> Row[Any]:
     found = await connection.execute(
         text("""
             select
-              (select count(*) from draft join entity on entity.id = draft.entity_id
-               where entity.library_id = :id and draft.version_id is not null) as num_blocks,
+              (select cast(coalesce(sum(items), 0) as bigint) from live_count
+               where library_id = :id) as num_blocks,
               last.published_at, last.published_by, edit.changed_at, edit.changed_by,
               exists (
-                select from entity join draft on draft.entity_id = entity.id
-                left join published on published.entity_id = entity.id
-                where entity.library_id = :id and draft.version_id is not null
+                select from unpublished join draft on draft.entity_id = unpublished.entity_id
+                left join published on published.entity_id = unpublished.entity_id
+                where unpublished.library_id = :id and draft.version_id is not null
                   and draft.version_id is distinct from published.version_id) as changes,
               exists (
-                select from entity join published on published.entity_id = entity.id
-                left join draft on draft.entity_id = entity.id
-                where entity.library_id = :id and draft.version_id is null
+                select from unpublished join draft on draft.entity_id = unpublished.entity_id
+                join published on published.entity_id = unpublished.entity_id
+                where unpublished.library_id = :id and draft.version_id is null
                   and published.version_id is not null) as deletes
             from (select 1) as one
             left join lateral (

@@ -562,4 +562,32 @@ class Findable(Base, table=True):
     __table_args__ = (Index("findable_words", "words", postgresql_using="gin"),)
 
 
+class Unpublished(Base, table=True):
+    """A draft that differs from what is published, or just did: look at the pointers as well.
+
+    None that differs is missing. Kept by triggers on `draft` and `published`, see functions.sql.
+    """
+
+    entity_id: int = Field(sa_column=owned_by("entity.id", primary_key=True))
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    version_id: int | None = Field(default=None, sa_type=BigInteger)
+
+    __table_args__ = (Index("unpublished_of_library", "library_id", "entity_id"),)
+
+
+class LiveCount(Base, table=True):
+    """So many live items of a kind more, or less; their sum is how many a library has.
+
+    Kept by triggers on `draft`, see functions.sql.
+    """
+
+    __tablename__ = "live_count"
+    id: int = Field(default=None, sa_column=identity())
+    library_id: int = Field(sa_column=owned_by("library.id"))
+    kind: str = Field(sa_type=Text)
+    items: int = Field(sa_type=BigInteger)
+
+    __table_args__ = (Index("live_count_of_library", "library_id", "id"),)
+
+
 EventOutbox = events.event_table(Base)

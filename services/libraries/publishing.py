@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, events
 from services.libraries.errors import Superseded
 from services.libraries.models import Library
+from shared.database import driver
 
 _LOCK = text("select id from library where id = :id for no key update")
 
@@ -17,12 +18,12 @@ _HOLD = text("update library set fence = :fence where id = :id and fence <= :fen
 
 _CHANGED = text("""
     select draft.entity_id, published.version_id as published, draft.version_id as draft
-    from entity
-    join draft on draft.entity_id = entity.id
-    left join published on published.entity_id = entity.id
-    where entity.library_id = :library_id
+    from unpublished
+    join draft on draft.entity_id = unpublished.entity_id
+    left join published on published.entity_id = unpublished.entity_id
+    where unpublished.library_id = :library_id
       and draft.version_id is distinct from published.version_id
-    order by entity.id
+    order by draft.entity_id
 """)
 
 # What was asked for, and below it everything that differs; an unchanged middle is walked through.
@@ -46,22 +47,7 @@ _CLOSURE = text("""
     order by below.entity_id
 """)
 
-_LOG = text("""
-    insert into publish_log (uuid, library_id, message, published_at, published_by)
-    values (gen_random_uuid(), :library_id, :message, :now, :user) returning id
-""")
-
-_RECORDS = text("""
-    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct,
-                                draft_log_id)
-    select :log, r.entity_id, r.old, r.new, r.direct, (
-      select max(log_id) from draft_record
-      where draft_record.entity_id = r.entity_id
-        and draft_record.new_version_id is not distinct from r.new
-        and draft_record.old_version_id is distinct from r.new)
-    from unnest(cast(:entities as bigint[]), cast(:old as bigint[]), cast(:new as bigint[]),
-                cast(:direct as boolean[])) as r (entity_id, old, new, direct)
-""")
+_PUBLISH = "select publish_versions($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 async def lock(session: AsyncSession, library: Library) -> None:
@@ -172,20 +158,11 @@ async def _publish(
     different = sum(old != new for _, old, new, _ in changes)
     if not different:
         return 0
-    connection = await session.connection()
-    values = {"library_id": library.id, "message": message, "now": now, "user": user}
-    log = (await connection.execute(_LOG, values)).scalar_one()
-    await connection.execute(
-        _RECORDS,
-        {
-            "log": log,
-            "entities": [change[0] for change in changes],
-            "old": [change[1] for change in changes],
-            "new": [change[2] for change in changes],
-            "direct": [change[3] for change in changes],
-        },
+    database = await driver(session)
+    ids, old, new, direct = (list(column) for column in zip(*changes, strict=True))
+    log = await database.fetchval(
+        _PUBLISH, library.id, ids, old, new, direct, message, now, user
     )
-    await branches.spread(session, branches.PUBLISHED, log)
     await events.tell_publish(session, library, log)
     return different
 
@@ -207,10 +184,10 @@ async def revert(
 _UNPUBLISHED = text("""
     select count(*) filter (where draft.version_id is not null),
            count(*) filter (where draft.version_id is null)
-    from entity
-    join draft on draft.entity_id = entity.id
-    left join published on published.entity_id = entity.id
-    where entity.library_id = :library_id
+    from unpublished
+    join draft on draft.entity_id = unpublished.entity_id
+    left join published on published.entity_id = unpublished.entity_id
+    where unpublished.library_id = :library_id
       and draft.version_id is distinct from published.version_id
 """)
 
