@@ -2,6 +2,8 @@
 
 The order is the contract's: who calls (401), whether the key is one and its library is there
 (404), whether the caller may (403). Bodies are looked at afterwards. contract: libraries §2.4
+
+A library that is not only looked at is not deleted before the request has ended.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from fastapi import Depends
 from services.libraries import entities, libraries, permissions
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import parse_item_key, parse_usage_key
+from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
 from shared.callers import CallerDep
@@ -26,6 +29,13 @@ class Block:
     entity: Entity
 
 
+LOOKING = {Permission.VIEW, Permission.VIEW_TEAM}
+
+
+def hold_for(permission: Permission) -> Hold | None:
+    return None if permission in LOOKING else Hold.STAYS
+
+
 class LibraryFor:
     """The library of the path, for callers with a permission."""
 
@@ -33,7 +43,7 @@ class LibraryFor:
         self._permission = permission
 
     async def __call__(self, lib_key: str, caller: CallerDep, session: SessionDep) -> Library:
-        library = await libraries.get(session, lib_key)
+        library = await libraries.get(session, lib_key, hold_for(self._permission))
         await permissions.require(session, library, caller, self._permission)
         return library
 
@@ -46,7 +56,8 @@ class BlockFor:
 
     async def __call__(self, usage_key: str, caller: CallerDep, session: SessionDep) -> Block:
         key = parse_usage_key(usage_key)
-        library = await libraries.get(session, str(key.lib_key))
+        hold = hold_for(self._permission)
+        library = await libraries.get(session, str(key.lib_key), hold)
         await permissions.require(session, library, caller, self._permission)
         ref = component_ref(key.block_type, key.usage_id)
         entity = await entities.get(session, library, ref, deleted=self._deleted)
@@ -63,7 +74,7 @@ class ContainerFor:
         key = parse_item_key(container_key)
         if key.kind is Kind.COMPONENT:
             raise BlockUnknown
-        library = await libraries.get(session, key.library_key)
+        library = await libraries.get(session, key.library_key, hold_for(self._permission))
         await permissions.require(session, library, caller, self._permission)
         entity = await entities.get(session, library, key.ref, deleted=self._deleted)
         if entity.kind is not key.kind:

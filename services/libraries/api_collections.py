@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.libraries import collections, libraries, permissions
-from services.libraries.access import EditBlockEver, EditContainerEver
+from services.libraries.access import EditBlockEver, EditContainerEver, hold_for
 from services.libraries.api import numbered_page
 from services.libraries.models import Collection, Library
 from services.libraries.schemas import (
@@ -46,7 +46,7 @@ class LibraryWith:
         self._needed = needed
 
     async def __call__(self, lib_key: str, caller: KnownCaller, session: SessionDep) -> Library:
-        library = await libraries.get(session, lib_key)
+        library = await libraries.get(session, lib_key, hold_for(self._needed[-1]))
         for permission in self._needed:
             await permissions.require(session, library, caller, permission)
         return library

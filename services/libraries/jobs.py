@@ -9,6 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher.general import call_of
 from services.dispatcher.runner import TaskContext
 from services.libraries import libraries, library_versions, permissions, publishing
+from services.libraries.libraries import Hold
 from services.libraries.library_versions import EVERYTHING, Change
 from services.libraries.models import Library, LibraryVersion
 from services.libraries.states import Permission
@@ -30,7 +31,7 @@ async def publish_library(task: TaskContext, *, library_key: str) -> dict[str, i
 async def delete_library(task: TaskContext, *, library_key: str) -> None:
     """Remove a library and then its files. Done already is done."""
     async with task.sessions.begin() as session:
-        library = await libraries.find(session, library_key)
+        library = await libraries.find(session, library_key, Hold.GOES)
         if library is not None:
             await publishing.hold(session, library, task.fence)
             await libraries.delete(session, library)

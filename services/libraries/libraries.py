@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any
 
 from sqlalchemy import Row, func, or_, text
@@ -61,15 +62,30 @@ async def create(
     return library
 
 
-async def find(session: AsyncSession, key: str) -> Library | None:
-    """The library with this key, if there is one."""
+class Hold(Enum):
+    """What a transaction does to a library: `STAYS` while it is edited, `GOES` to delete it."""
+
+    STAYS = auto()
+    GOES = auto()
+
+
+async def find(session: AsyncSession, key: str, hold: Hold | None = None) -> Library | None:
+    """The library with this key, if there is one.
+
+    One that is held to stay is not deleted before the end of the transaction; whoever deletes
+    holds it first of all, so that neither waits for the other in a circle.
+    """
     query = select(Library).where(col(Library.key) == key, col(Library.staged_at).is_(None))
+    if hold is not None:
+        stays = hold is Hold.STAYS
+        query = query.with_for_update(read=stays, key_share=stays)
+        query = query.execution_options(populate_existing=True)
     return (await session.exec(query)).first()
 
 
-async def get(session: AsyncSession, key: str) -> Library:
+async def get(session: AsyncSession, key: str, hold: Hold | None = None) -> Library:
     """Raises LibraryUnknown, also for what is not a library key."""
-    library = await find(session, canonical_library_key(key))
+    library = await find(session, canonical_library_key(key), hold)
     if library is None:
         raise LibraryUnknown
     return library

@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import branches, events
-from services.libraries.errors import Superseded
+from services.libraries.errors import LibraryUnknown, Superseded
 from services.libraries.models import Library
 from shared.database import driver
 
@@ -51,8 +51,13 @@ _PUBLISH = "select publish_versions($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 async def lock(session: AsyncSession, library: Library) -> None:
-    """One publish, revert, bulk edit or delete of a library at a time; edits go on."""
-    await (await session.connection()).execute(_LOCK, {"id": library.id})
+    """One publish, revert, bulk edit or delete of a library at a time; edits go on.
+
+    Raises LibraryUnknown when it was deleted meanwhile.
+    """
+    locked = await (await session.connection()).execute(_LOCK, {"id": library.id})
+    if locked.first() is None:
+        raise LibraryUnknown
 
 
 async def hold(session: AsyncSession, library: Library, fence: int) -> None:

@@ -216,6 +216,8 @@ class Libraries(OfLibrary):
         return await super().claims(call, action, subjects)
 
     async def hold(self, call: Call, action: Action, subject: Any) -> None:
+        if action is Action.DELETE:
+            await libraries.find(call.session, subject.key, libraries.Hold.GOES)
         if action is not Action.CREATE:
             await super().hold(call, action, subject)
 
