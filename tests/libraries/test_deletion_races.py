@@ -57,6 +57,8 @@ class Hands:
             ("POST", f"{LIB}/collections/", {"title": "c", "description": ""}),
             ("PATCH", f"{LIB}/collections/c/items/", {"usage_keys": [block(0), UNIT]}),
             ("POST", f"containers/{UNIT}/copy/", {}),
+            ("POST", f"containers/{SUBSECTION}/publish/", {}),
+            ("POST", f"blocks/{block(3)}/publish/", {}),
         ]
         for method, path, sent in calls:
             answer = await self.call(method, path, sent)
