@@ -11,6 +11,7 @@ from typing import Any
 
 from lxml import etree
 from sqlalchemy import Row, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import olx
@@ -51,7 +52,7 @@ async def copy(
 ) -> Clipboard:
     """Put a live component or container with all it holds on the caller's clipboard.
 
-    What was there before is gone. Raises BlockUnknown.
+    What was there before is gone; of two copies at once the later one stays. Raises BlockUnknown.
     """
     connection = await session.connection()
     rows = (await connection.execute(_TREE, {"id": entity.id})).all()
@@ -66,10 +67,9 @@ async def copy(
         "olx": olx.serialize(_element(library, rows)),
         "created": now,
     }
-    kept = Clipboard(username=caller.username, **values)
-    await session.merge(kept)
-    await session.flush()
-    return kept
+    query = insert(Clipboard).values(username=caller.username, **values)
+    await session.exec(query.on_conflict_do_update(index_elements=["username"], set_=values))
+    return Clipboard(username=caller.username, **values)
 
 
 def _element(library: Library, rows: Sequence[Row[Any]]) -> etree._Element:
