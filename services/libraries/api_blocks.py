@@ -44,7 +44,6 @@ from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
 bytes_router = APIRouter(tags=["static files"])
-xblock_router = APIRouter(prefix="/api/xblock/v2/xblocks", tags=["blocks"])
 
 
 @router.get("/{lib_key}/blocks/")
@@ -297,19 +296,3 @@ async def _download(
 def _ascii(text: str) -> str:
     """Header values are Latin-1 on the wire; UTF-8 bytes go through unchanged this way."""
     return text.encode().decode("latin-1")
-
-
-@xblock_router.get("/{usage_key}/olx/")
-async def get_xblock_olx(usage_key: str, caller: CallerDep, session: SessionDep) -> dict[str, str]:
-    """The OLX of `KEY`, `KEY@draft`, `KEY@published` or `KEY@NUMBER`."""
-    text, _, version = usage_key.partition("@")
-    version = version or "draft"
-    numbered_version = version.isascii() and version.isdecimal() and len(version) < 10
-    if version not in ("draft", "published") and not numbered_version:
-        raise BlockUnknown
-    key = parse_usage_key(text)
-    library = await libraries.get(session, str(key.lib_key))
-    await permissions.require(session, library, caller, Permission.VIEW)
-    ref = component_ref(key.block_type, key.usage_id)
-    entity = await entities.get(session, library, ref, deleted=version != "draft")
-    return {"olx": await components.get_olx(session, entity, version)}

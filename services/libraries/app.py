@@ -21,6 +21,7 @@ from services.libraries import (
     api_tasks,
     api_team,
     api_versions,
+    api_xblocks,
     permissions,
 )
 from services.libraries.register import Register
@@ -53,7 +54,7 @@ def create_app(
             api.router,
             api_directory.router,
             api_blocks.bytes_router,
-            api_blocks.xblock_router,
+            api_xblocks.router,
         ],
         compatible=[
             "/api/libraries/v2/",

@@ -32,7 +32,7 @@ DEFAULT_TITLES = {
 # Atomic and possessive, so that no text makes it try twice.
 _DOCTYPE = re.compile(r"(?>\s+|<\?.*?\?>|<!--.*?-->)*+<!(?!\[)", re.DOTALL)
 _ENCODING = re.compile(r"<\?xml\s[^>]*?encoding", re.IGNORECASE)
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class InvalidOlx(BadInput):
@@ -139,7 +139,7 @@ def _check_text(text: str, limits: OlxLimits) -> None:
     # Characters first: a text of too many need not be encoded to be too long.
     if len(text) > limits.bytes or len(text.encode(errors="replace")) > limits.bytes:
         raise InvalidOlx(f"The OLX is too large: at most {limits.bytes} bytes.")
-    if found := _NOT_XML.search(text):
+    if found := NOT_XML.search(text):
         raise InvalidOlx(f"Character U+{ord(found[0]):04X} is not allowed in XML.")
     if not text:
         raise InvalidOlx("The OLX is empty.")

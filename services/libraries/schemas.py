@@ -241,6 +241,28 @@ class Unpublished(BaseModel):
     deletes: int
 
 
+class FieldChanges(BaseModel):
+    """contract: libraries §3.12"""
+
+    data: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class BlockFields(BaseModel):
+    """contract: libraries §3.12"""
+
+    display_name: str
+    metadata: dict[str, Any]
+    data: str
+
+
+class FieldsSaved(BlockFields):
+    """The fields as they are now, and the number of the version that has them."""
+
+    id: str
+    version_num: int
+
+
 class Discarded(BaseModel):
     """Keys of the items whose drafts were taken back."""
 
