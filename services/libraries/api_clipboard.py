@@ -7,15 +7,24 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from services.libraries import clipboard, entities, libraries, olx, pasting, permissions
+from services.libraries import (
+    clipboard,
+    entities,
+    libraries,
+    olx,
+    pasting,
+    permissions,
+    transferring,
+)
 from services.libraries.access import EditLibrary, ViewContainer
 from services.libraries.api import settings_of
 from services.libraries.errors import ClipboardUnknown
 from services.libraries.keys import parse_item_key
 from services.libraries.models import Clipboard
-from services.libraries.schemas import Plain
+from services.libraries.schemas import Plain, Transfer, TransferDone
 from services.libraries.settings import Settings
 from services.libraries.states import DISPLAY_NAMES, KIND_OF_TAG, Permission
+from services.libraries.transferring import Limits
 from services.libraries.views import item_json, moment
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
@@ -87,6 +96,25 @@ async def paste_clipboard(
     row = await entities.show(session, entity.id)
     below = await entities.changed_below(session, [entity.id])
     return JSONResponse(item_json(library, row, changed_below=below))
+
+
+@router.post("/{lib_key}/transfer/", operation_id="transfer_items")
+async def transfer_items(
+    request: Request, library: EditLibrary, body: Transfer, caller: CallerDep, session: SessionDep
+) -> TransferDone:
+    """Copy or move items of other libraries into this one, with all that is below them.
+
+    Drafts are copied as they stand, each item once; published states and histories are not. The
+    named items join `collections`. A move deletes the drafts it was made of, but below the named
+    items not what something else in its library holds. All or nothing.
+    """
+    settings = settings_of(request)
+    done = await transferring.transfer(
+        session, request.app.state.files, library, body.keys, body.mode,
+        codes=body.collections, caller=caller, now=utc_now(),
+        limits=Limits(blocks=settings.most_blocks, items=settings.most_transferred),
+    )  # fmt: skip
+    return TransferDone(mode=body.mode, keys=done.keys, kept=done.kept)
 
 
 def _clipboard_json(kept: Clipboard | None, caller: Caller, settings: Settings) -> dict[str, Any]:

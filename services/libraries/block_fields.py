@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 from lxml import etree
-from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import components, olx
@@ -30,7 +29,6 @@ STORED = OlxLimits(bytes=2**31, depth=256)
 TITLE = "display_name"
 _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _JSON = re.compile(r"true|false|[-\d\[{]")
-_LOCK = text("select id from entity where id = :id for no key update")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ async def save(
     """
     given = {name: _attribute(name, value, limits) for name, value in metadata.items()}
     inside = None if data is None else _inside(data, component.type, limits)
-    await (await session.connection()).execute(_LOCK, {"id": component.id})
+    await components.hold(session, component)
     root = olx.read_xml(await components.get_olx(session, component), STORED)
     if inside is not None:
         for name, value in root.attrib.items():

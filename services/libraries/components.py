@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import entities, media, olx, publishing, versions
+from services.libraries import drafts, entities, media, olx, publishing, versions
 from services.libraries.entities import VIEW, NewEntity
 from services.libraries.errors import (
     AssetUnknown,
@@ -172,6 +172,15 @@ async def _write(
     return await versions.make(session, library, news, user=user, now=now)
 
 
+_HOLD = text("select id from entity where id = :id for no key update")
+
+
+async def hold(session: AsyncSession, component: Entity) -> None:
+    """Nobody else edits it until this transaction ends. Raises BlockUnknown if it is deleted."""
+    await (await session.connection()).execute(_HOLD, {"id": component.id})
+    await drafts.require_live(session, component)
+
+
 async def set_olx(
     session: AsyncSession,
     library: Library,
@@ -182,8 +191,12 @@ async def set_olx(
     now: datetime,
     limits: OlxLimits = olx.LIMITS,
 ) -> MadeVersion:
-    """Make the next version with this OLX. Raises InvalidOlx. contract: libraries §3.6 #30"""
+    """Make the next version with this OLX. Raises InvalidOlx, or BlockUnknown if it is deleted.
+
+    contract: libraries §3.6 #30
+    """
     block = olx.parse(submitted, block_type=component.type, limits=limits)
+    await hold(session, component)
     new = media.text_media(block.olx, media.olx_type(component.type))
     stored = await media.store_many(session, library, [new], now=now)
     change = NewVersion(
@@ -228,7 +241,8 @@ async def put_asset(
     user: str,
     now: datetime,
 ) -> MadeVersion:
-    """Add or replace a static file: a new version with the same OLX."""
+    """Add or replace a static file: a new version with the same OLX. Raises BlockUnknown."""
+    await hold(session, component)
     stored = await media.store_many(session, library, [content], now=now)
     change = NewVersion(component.id, media={path: stored[(content.media_type, content.hash)]})
     return (await versions.make(session, library, [change], user=user, now=now))[component.id]
@@ -243,7 +257,8 @@ async def delete_asset(
     user: str,
     now: datetime,
 ) -> None:
-    """A new version without this file, whether it was there or not."""
+    """A new version without this file, whether it was there or not. Raises BlockUnknown."""
+    await hold(session, component)
     change = NewVersion(component.id, media={path: None})
     await versions.make(session, library, [change], user=user, now=now)
 

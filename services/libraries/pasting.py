@@ -222,7 +222,7 @@ async def _contents(
     connection = await session.connection()
     values = {"wanted": orjson.dumps(wanted).decode()}
     rows = (await connection.execute(_CONTENTS, values)).all()
-    brought = await _bring(files, library, {(row.library_uuid, row.hash) for row in rows
+    brought = await bring(files, library, {(row.library_uuid, row.hash) for row in rows
                                             if row.text is None})  # fmt: skip
     texts: dict[int, str] = {}
     assets: dict[int, dict[str, NewMedia]] = {}
@@ -238,7 +238,7 @@ async def _contents(
     }
 
 
-async def _bring(files: Files, library: Library, wanted: set[tuple[Any, str]]) -> set[str]:
+async def bring(files: Files, library: Library, wanted: set[tuple[Any, str]]) -> set[str]:
     """Files of other libraries come along; what is missing there is passed over."""
     brought = {hash for uuid, hash in wanted if uuid == library.uuid}
     foreign = [(uuid, hash) for uuid, hash in wanted if uuid != library.uuid]

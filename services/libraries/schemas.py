@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from services.libraries.keys import ItemKey, parse_item_key
-from services.libraries.states import LICENSES
+from services.libraries.states import LICENSES, Mode
 from shared.problems import NotFound
 
 ORG = re.compile(r"[-a-zA-Z0-9_]+")
@@ -178,6 +178,26 @@ class CollectionItems(BaseModel):
     @property
     def items(self) -> list[ItemKey]:
         return [parse_item_key(key) for key in self.usage_keys]
+
+
+class Transfer(BaseModel):
+    """Components and containers, mixed, to copy or move into a library with what is below them."""
+
+    items: Annotated[list[Plain], Field(max_length=1000), AfterValidator(_item_keys)]
+    mode: Mode = Mode.COPY
+    collections: Annotated[list[Plain], Field(max_length=100)] = []
+
+    @property
+    def keys(self) -> list[ItemKey]:
+        return [parse_item_key(key) for key in self.items]
+
+
+class TransferDone(BaseModel):
+    """New keys by old ones; `kept` are those of a move that something else still holds."""
+
+    mode: Mode
+    keys: dict[str, str]
+    kept: list[str]
 
 
 class ItemCollections(BaseModel):

@@ -32,6 +32,8 @@ class Settings(ServiceSettings):
     most_blocks: int = Field(default=100_000, ge=1)
     # How many blocks one request may edit or take back.
     most_bulk_items: int = Field(default=1000, ge=1, le=100_000)
+    # How many items may be copied or moved between libraries by one request.
+    most_transferred: int = Field(default=5_000, ge=1)
     most_asset_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     # Where pictures of people are; `{username}` and `{size}` (a word) are filled in.
     profile_images: str = PICTURE

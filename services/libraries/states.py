@@ -42,6 +42,13 @@ class ExportFormat(StrEnum):
     ZIP = "zip"
 
 
+class Mode(StrEnum):
+    """What a transfer between libraries does with what it takes."""
+
+    COPY = "copy"
+    MOVE = "move"
+
+
 class Permission(StrEnum):
     """contract: libraries §5.3"""
 
