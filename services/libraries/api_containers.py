@@ -43,15 +43,19 @@ async def list_containers(
     session: SessionDep,
     text_search: str = "",
     container_type: Annotated[list[str], Query()] = [],  # noqa: B006
+    published: bool | None = None,
     page: str = "1",
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
-    """Live containers in the order in which they were made."""
+    """Live containers in the order in which they were made.
+
+    With `published=true` only those that readers see, with `false` only those they do not.
+    """
 
     async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
         return await containers.page(
             session, library, size=size, number=number,
-            text_search=text_search, types=container_type,
+            text_search=text_search, types=container_type, published=published,
         )  # fmt: skip
 
     found = await numbered_page(page, page_size_text, fetch)

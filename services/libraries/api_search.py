@@ -5,10 +5,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field, StringConstraints
 
-from services.libraries import search, tags
-from services.libraries.access import EditBlock, ViewBlock
+from services.libraries import reading, search, tags
+from services.libraries.access import (
+    EditBlock,
+    EditContainer,
+    ViewBlock,
+    ViewContainer,
+    ViewLibrary,
+)
 from services.libraries.api import settings_of
-from services.libraries.schemas import Plain
+from services.libraries.schemas import ItemsWanted, ManyItems, Plain
 from services.libraries.search import Wanted
 from shared.callers import CallerDep
 from shared.database import SessionDep
@@ -52,3 +58,27 @@ async def read_block_tags(block: ViewBlock, session: SessionDep) -> Tags:
 async def replace_block_tags(block: EditBlock, body: Tags, session: SessionDep) -> Tags:
     """Give a component exactly these tags."""
     return Tags(tags=await tags.replace(session, block.entity, body.tags))
+
+
+@router.get("/containers/{container_key}/tags/", operation_id="read_container_tags")
+async def read_container_tags(container: ViewContainer, session: SessionDep) -> Tags:
+    """The tags of a container."""
+    return Tags(tags=await tags.of_entity(session, container.entity))
+
+
+@router.put("/containers/{container_key}/tags/", operation_id="replace_container_tags")
+async def replace_container_tags(container: EditContainer, body: Tags, session: SessionDep) -> Tags:
+    """Give a container exactly these tags."""
+    return Tags(tags=await tags.replace(session, container.entity, body.tags))
+
+
+@router.post("/{lib_key}/read/", operation_id="read_items")
+async def read_items(library: ViewLibrary, body: ItemsWanted, session: SessionDep) -> ManyItems:
+    """Up to 100 live components and containers of a library at once.
+
+    Each as when it is read alone, with the `collections` it is in and its `tags`; a container
+    with the keys of its `children`, a component with its `olx` if that is asked for.
+    """
+    found = await reading.read(session, library, body.items, olx=body.olx)
+    there = {item["id"] for item in found}
+    return ManyItems(items=found, missing=[key for key in body.keys if key not in there])

@@ -346,23 +346,31 @@ async def page(
     number: int,
     text_search: str = "",
     types: Sequence[str] = (),
+    published: bool | None = None,
 ) -> tuple[Sequence[Row[Any]], int]:
-    """Live containers in the order they were made, and how many match."""
+    """Live containers in the order they were made, and how many match.
+
+    `published` are those that readers see, in whatever version; its opposite those they do not.
+    """
     where = """entity.library_id = :library_id and entity.kind <> 'component'
                and (:every or entity.type = any(cast(:types as text[])))
                and (strpos(lower(live.title), lower(:search)) > 0
-                    or strpos(lower(entity.code), lower(:search)) > 0)"""
+                    or strpos(lower(entity.code), lower(:search)) > 0)
+               and (cast(:published as boolean) is null
+                    or (published.version_id is not null) = :published)"""
     values: dict[str, Any] = {
         "library_id": library.id,
         "every": not types,
         "types": [name.replace("\x00", "") for name in types],
         "search": text_search.replace("\x00", ""),
+        "published": published,
     }
     connection = await session.connection()
     count = await connection.execute(
         text(f"""
             select count(*) from entity join draft on draft.entity_id = entity.id
-            join version live on live.id = draft.version_id where {where}
+            join version live on live.id = draft.version_id
+            left join published on published.entity_id = entity.id where {where}
         """),
         values,
     )

@@ -192,6 +192,24 @@ class Transfer(BaseModel):
         return [parse_item_key(key) for key in self.items]
 
 
+class ItemsWanted(BaseModel):
+    """What to read at once; `olx` only when it is asked for, as it may be much."""
+
+    keys: Annotated[list[Plain], Field(max_length=100), AfterValidator(_item_keys)]
+    olx: bool = False
+
+    @property
+    def items(self) -> list[ItemKey]:
+        return [parse_item_key(key) for key in self.keys]
+
+
+class ManyItems(BaseModel):
+    """Items in the order they were asked for, and the keys of what is not there."""
+
+    items: list[dict[str, Any]]
+    missing: list[str]
+
+
 class TransferDone(BaseModel):
     """New keys by old ones; `kept` are those of a move that something else still holds."""
 
