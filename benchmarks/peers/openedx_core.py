@@ -93,7 +93,7 @@ def start(folder: Path) -> None:
     from django.core.management import call_command
     from django.db import connection
 
-    with open(os.devnull, "w") as nowhere, connection.execute_wrapper(_checked_first):
+    with Path(os.devnull).open("w") as nowhere, connection.execute_wrapper(_checked_first):
         call_command("migrate", verbosity=0, interactive=False, stdout=nowhere)
 
 
@@ -254,7 +254,9 @@ def run(count: int, samples: int, folder: Path) -> dict[str, float]:
     contained = phase("contains_unpublished", lambda: core.contains(units, samples), samples)
     assert contained[0]
     phase(
-        "publish_one_in_tree", each(lambda number: core.publish(core.components[number].id)), samples
+        "publish_one_in_tree",
+        each(lambda number: core.publish(core.components[number].id)),
+        samples,
     )
     phase("bulk_edit", lambda: core.edit_all(3))
     phase("publish_all_edited", core.publish_all)

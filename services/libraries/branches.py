@@ -34,9 +34,7 @@ async def move_drafts(
     if not moves:
         return 0
     database = await driver(session)
-    moved = await database.fetchrow(
-        _MOVE, library.id, list(moves), list(moves.values()), now, user
-    )
+    moved = await database.fetchrow(_MOVE, library.id, list(moves), list(moves.values()), now, user)
     if moved["log"] is None:
         return 0
     await events.tell_drafts(session, library, moved["log"])

@@ -44,7 +44,9 @@ async def edit(
     A fixed number of statements. Raises BadInput, BlockUnknown or VersionConflict, which name
     what is wrong by its place in `blocks`.
     """
-    refs = refs_of(library, [each.usage_key for each in edits], "blocks", "usage_key", components=True)
+    refs = refs_of(
+        library, [each.usage_key for each in edits], "blocks", "usage_key", components=True
+    )
     blocks = _parse(edits, limits)
     await publishing.lock(session, library)
     texts = [media.text_media(block.olx, media.olx_type(block.block_type)) for block in blocks]

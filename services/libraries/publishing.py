@@ -165,9 +165,7 @@ async def _publish(
         return 0
     database = await driver(session)
     ids, old, new, direct = (list(column) for column in zip(*changes, strict=True))
-    log = await database.fetchval(
-        _PUBLISH, library.id, ids, old, new, direct, message, now, user
-    )
+    log = await database.fetchval(_PUBLISH, library.id, ids, old, new, direct, message, now, user)
     await events.tell_publish(session, library, log)
     return different
 
