@@ -33,6 +33,8 @@ from shared.database import SessionDep, utc_now
 from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
+# Of a long list of nonsense, so many places are told.
+MOST_NAMED = 100
 Position = Annotated[int, Path(ge=0, le=10**9)]
 
 
@@ -183,21 +185,22 @@ async def _change(
 
 
 def _item_keys(texts: list[Any]) -> list[ItemKey]:
+    known = {text: _item_key(text) for text in texts if isinstance(text, str)}
     keys, wrong = [], {}
     for place, text in enumerate(texts):
-        key = _item_key(text)
-        if key is None:
-            wrong[str(place)] = ["Not the key of a component or a container."]
-        else:
+        key = known[text] if isinstance(text, str) else None
+        if key is not None:
             keys.append(key)
+        elif len(wrong) < MOST_NAMED:
+            wrong[str(place)] = ["Not the key of a component or a container."]
     if wrong:
         raise BadInput("usage_keys: some are not keys.", fields={"usage_keys": wrong})
     return keys
 
 
-def _item_key(text: Any) -> ItemKey | None:
+def _item_key(text: str) -> ItemKey | None:
     try:
-        return parse_item_key(text) if isinstance(text, str) else None
+        return parse_item_key(text)
     except BlockUnknown:
         return None
 
@@ -226,7 +229,7 @@ async def remove_child(
 
     With the child's key as `expected` it is 409 when another child is there by now.
     """
-    key = _item_key(expected)
+    key = _item_key(expected) if expected is not None else None
     if expected is not None and key is None:
         raise BadInput("expected: not a key.", fields={"expected": ["Not a key."]})
     await containers.remove_at(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from services.libraries import directory, roles
 from services.libraries.models import Person
@@ -30,6 +30,7 @@ async def administrator(caller: CallerDep) -> Caller:
 
 
 STAFF = [Depends(administrator)]
+Ident = Annotated[int, Path(ge=0, lt=2**63)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Search = Annotated[Name | None, Query()]
 After = Annotated[str | None, Query(max_length=2000)]
@@ -158,7 +159,7 @@ async def assign_role(session: SessionDep, caller: CallerDep, body: Assignment) 
 
 
 @router.delete("/roles/{assignment_id}/", status_code=204)
-async def remove_role(session: SessionDep, caller: CallerDep, assignment_id: int) -> Response:
+async def remove_role(session: SessionDep, caller: CallerDep, assignment_id: Ident) -> Response:
     """Take a role, or a denial, away. For who may assign it."""
     await roles.remove(session, assignment_id, caller=caller)
     return Response(status_code=204)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, FailFast, Field, StringConstraints
 
 from services.libraries import reading, search, tags
 from services.libraries.access import (
@@ -28,7 +28,7 @@ Name = Annotated[Plain, StringConstraints(min_length=1, max_length=100)]
 class Tags(BaseModel):
     """All tags of one component or container."""
 
-    tags: Annotated[list[Name], Field(max_length=tags.MOST)]
+    tags: Annotated[list[Name], FailFast(), Field(max_length=tags.MOST)]
 
 
 @router.get("/search/", operation_id="search")

@@ -7,6 +7,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    FailFast,
     Field,
     StringConstraints,
     model_validator,
@@ -163,7 +164,7 @@ def _item_keys(keys: list[str]) -> list[str]:
     if not keys:
         raise ValueError("This list may not be empty.")
     try:
-        for key in keys:
+        for key in set(keys):
             parse_item_key(key)
     except NotFound:
         raise ValueError("Not a valid key of a component or a container.") from None
@@ -173,11 +174,11 @@ def _item_keys(keys: list[str]) -> list[str]:
 class CollectionItems(BaseModel):
     """Components and containers, mixed. contract: libraries §3.11 #61"""
 
-    usage_keys: Annotated[list[Plain], AfterValidator(_item_keys)]
+    usage_keys: Annotated[list[Plain], FailFast(), AfterValidator(_item_keys)]
 
     @property
     def items(self) -> list[ItemKey]:
-        return [parse_item_key(key) for key in self.usage_keys]
+        return [parse_item_key(key) for key in dict.fromkeys(self.usage_keys)]
 
 
 class Transfer(BaseModel):
@@ -221,7 +222,7 @@ class TransferDone(BaseModel):
 class ItemCollections(BaseModel):
     """All collections an item is to be in. contract: libraries §3.6 #27"""
 
-    collection_keys: list[Plain]
+    collection_keys: Annotated[list[Plain], FailFast()]
 
 
 class ItemCount(BaseModel):

@@ -39,6 +39,7 @@ from services.libraries.models import (
     Version,
 )
 from services.libraries.permissions import everybody_creates, visible_to
+from services.libraries.schemas import Plain
 from services.libraries.states import Kind
 from services.libraries.views import moment
 from shared.callers import Caller
@@ -52,7 +53,7 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 _SNIPPET = f"MaxFragments=2, MaxWords=20, MinWords=8, StartSel={_OPEN}, StopSel={_CLOSE}"
 
 
-Values = Annotated[list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=50)]
+Values = Annotated[list[Annotated[Plain, StringConstraints(max_length=500)]], Field(max_length=50)]
 
 
 class Wanted(BaseModel):

@@ -19,7 +19,10 @@ def _level(value: Any) -> Any:
 
 
 def _short(value: Any) -> bool:
-    return isinstance(value, (str, int, bool)) and len(str(value)) <= 100
+    """Whether it can be said in an answer."""
+    if isinstance(value, str):
+        return len(value) <= 100 and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, int) and abs(value) < 10**100
 
 
 def _scope(value: str) -> str:

@@ -21,21 +21,26 @@ TEXTS = [
     "lib:R:gone:x", "lb:R:gone:problem", "lb:Else:where:problem:p0", "lct:R:gone:unit:nothing",
     "lct:R:gone:section:u", "lb:R:gone:problem:p0\n", "lib:R:GONE", NONE, "true", "[]",
 ]  # fmt: skip
+IN_PATHS = [
+    "\x00", "a\x00b", "1" + "0" * 30, "-1", "x" * 2000, "\ud800", "💥", "lib:R:gone:x",
+    "lb:Else:where:problem:p0", "lct:R:gone:section:u", "lb:R:gone:problem:p0\n", NONE,
+]  # fmt: skip
 DEEP: Any = None
 for _ in range(200):
     DEEP = [DEEP]
 VALUES: list[Any] = [
-    None, True, 0, -1, 10**30, -(10**30), 1.5, 1e300, "", [], {}, [None], [[]], [{}], [1], {"a": 1},
-    DEEP, ["\x00"], ["\ud800"], ["lb:Else:where:problem:p0"], ["x" * 5000], {"\x00": "\x00"},
-    *TEXTS,
+    None, True, -1, 10**30, 1e300, "", [], {}, [None], [[]], [1], {"a": 1}, DEEP, ["\x00"],
+    ["\ud800"], ["lb:Else:where:problem:p0"], ["x" * 5000], {"\x00": "\x00"}, "\x00", "a\x00b",
+    "9" * 400, "x" * 20_000, "\ud800", "..", "lct:R:gone:section:u", NONE, " ",
 ]  # fmt: skip
-LONG: list[Any] = [["a"] * 10**5, [block(0)] * 10**5, list(range(10**5)), "x" * 10**6]
+LONG: list[Any] = [["a"] * 10**5, list(range(10**5)), "x" * 10**6]
 RAW = [
     b"", b"{", b"\xff\xfe", b"null", b"[" * 100_000, b'{"a":' * 50_000, b"1" * 5000,
     b'{"title": 1e999}', b'{"title": NaN}', b'"\\ud800"', b"true", b"[]",
     b'{"usage_keys": "\\u0000"}',
 ]  # fmt: skip
-# Longer than this and a single request is the whole test; a route may have one such body.
+# What is written and delivered beside requests.
+BESIDE = {"person", "outbox", "event_outbox"}
 AT_ONCE = 6
 GOOD: dict[str, str] = {
     "lib_key": LIB, "usage_key": block(0), "container_key": UNIT, "code": "c",
@@ -61,9 +66,8 @@ def paths(path: str, names: list[str]) -> Iterator[str]:
     good = {name: quoted(GOOD[name]) for name in names}
     yield path.format(**good)
     for name in names:
-        for text in TEXTS:
-            if len(text) < 5000:
-                yield path.format(**(good | {name: quoted(text)}))
+        for text in IN_PATHS:
+            yield path.format(**(good | {name: quoted(text)}))
 
 
 def sample(schema: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -127,19 +131,17 @@ NO_PARTS = [
 ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete"])
 async def test_whatever_is_sent_to_any_route_is_refused_or_done(
-    http: httpx.AsyncClient, app: FastAPI
+    http: httpx.AsyncClient, app: FastAPI, method: str
 ) -> None:
     await Hands(http).make()
     document = app.openapi()
     known = document["components"]["schemas"]
-    order = ("get", "post", "put", "patch", "delete")
     found: list[Any] = []
-    for method in order:
-        for path, operations in document["paths"].items():
-            if method in operations:
-                found += await swept(http, app, method, path, operations[method], known)
+    for path, operations in document["paths"].items():
+        if method in operations:
+            found += await swept(http, app, method, path, operations[method], known)
 
     assert found == []
 
@@ -183,7 +185,7 @@ async def rows(app: FastAPI) -> dict[str, int]:
     """How many rows every table has; who calls is written down beside the requests."""
     async with app.state.database.sessions() as session:
         tables = await query(session, "select tablename from pg_tables where schemaname = 'public'")
-        names = sorted(name for (name,) in tables if name not in ("person", "outbox"))
+        names = sorted(name for (name,) in tables if name not in BESIDE)
         counts = ", ".join(f'(select count(*) from "{name}")' for name in names)
         [found] = await query(session, f"select {counts}")
     return dict(zip(names, found, strict=True))
