@@ -186,7 +186,8 @@ async def _change(
 
 def _item_keys(texts: list[Any]) -> list[ItemKey]:
     known = {text: _item_key(text) for text in texts if isinstance(text, str)}
-    keys, wrong = [], {}
+    keys: list[ItemKey] = []
+    wrong: dict[str, list[str]] = {}
     for place, text in enumerate(texts):
         key = known[text] if isinstance(text, str) else None
         if key is not None:

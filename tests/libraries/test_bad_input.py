@@ -98,7 +98,9 @@ def bodies(operation: dict[str, Any], known: dict[str, Any]) -> Iterator[bytes]:
             yield json.dumps(good | {name: value}).encode()
 
 
-def requests(path: str, operation: dict[str, Any], known: dict[str, Any]) -> Iterator[Request]:
+def requests(
+    method: str, path: str, operation: dict[str, Any], known: dict[str, Any]
+) -> Iterator[Request]:
     parameters = operation.get("parameters", [])
     names = [one["name"] for one in parameters if one["in"] == "path"]
     plain = [*paths(path, names)]
@@ -111,7 +113,7 @@ def requests(path: str, operation: dict[str, Any], known: dict[str, Any]) -> Ite
     as_json = {"Content-Type": "application/json"}
     for body in bodies(operation, known):
         yield plain[0], body, as_json
-    if "requestBody" not in operation:
+    if "requestBody" not in operation and method != "get":
         for kind in ("multipart/form-data", "multipart/form-data; boundary=x", "application/json"):
             for body in (b"", b"--x\r\n", b"\x00" * 100, *NO_PARTS):
                 yield plain[0], body, {"Content-Type": kind}
@@ -164,7 +166,7 @@ async def swept(
             answer = await http.request(method, where, content=body, headers=STAFF | headers)
         return answer.status_code
 
-    sent = [*requests(path, operation, known)]
+    sent = [*requests(method, path, operation, known)]
     statuses = await asyncio.gather(*(send(request) for request in sent))
 
     away = {503} if (method, path) in AWAY else set()
