@@ -40,6 +40,7 @@ async def start(session: AsyncSession, library: Library, *, caller: Caller, now:
         name=f"Library Learning Package Backup of {library.key}",
         task_type="library-backup",
         alone=False,
+        repeatable=True,
     )
     await people.remember(session, caller, now=now)
     return await work.dispatch(session, task, caller=caller, now=now)
@@ -76,7 +77,9 @@ async def status(
                 return BackupStatus("Succeeded", artifact.file)
         raise LibraryTaskUnknown(NO_BACKUP)
     # Existing clients go on asking while they read one of exactly two words.
-    state = "Exporting" if view.base_state == "In Progress" else view.base_state
+    # Also while it begins anew after its worker was lost.
+    under_way = view.base_state in ("In Progress", "Retrying")
+    state = "Exporting" if under_way else view.base_state
     return BackupStatus(state, None)
 
 

@@ -68,6 +68,7 @@ async def start(
         name=f"Import into {library.key}",
         task_type="library-import",
         alone=True,
+        repeatable=True,
     )
     # Named after its task, so that what a lost import leaves behind can be told.
     path = f"{UPLOADS}/{task.id}"
@@ -105,9 +106,19 @@ async def import_library(task: TaskContext, *, library_key: str, upload: str) ->
     """Read the upload's components into the library: all of them, or none.
 
     Components that exist get a new version where their content differs, so that repeating this
-    changes nothing. Those that cannot be read are left out and reported. The upload is removed.
+    changes nothing. Those that cannot be read are left out and reported. The upload is removed
+    at the very end: a run whose worker is lost before is repeated from it.
     """
     report = Report(library_key)
+    try:
+        await _import_upload(task, library_key, upload, report)
+        await task.progress.artifact(REPORT, text=report.text())
+    finally:
+        await task.files.delete([upload])
+    return report.numbers()
+
+
+async def _import_upload(task: TaskContext, library_key: str, upload: str, report: Report) -> None:
     try:
         async with _opened(task, upload) as tree:
             report.found(tree)
@@ -118,10 +129,6 @@ async def import_library(task: TaskContext, *, library_key: str, upload: str) ->
         report.failed(problem)
         await task.progress.artifact(REPORT, text=report.text())
         raise
-    finally:
-        await task.files.delete([upload])
-    await task.progress.artifact(REPORT, text=report.text())
-    return report.numbers()
 
 
 @asynccontextmanager
