@@ -415,7 +415,7 @@ class UserTasks:
         (UserTasks("Succeeded", "Output"), "Succeeded", "http://x.test/Output"),
         (UserTasks("Failed"), "Failed", None),
         (UserTasks("Canceled"), "Canceled", None),
-        (UserTasks("Retrying"), "Retrying", None),
+        (UserTasks("Retrying"), "Exporting", None),
     ],
 )
 async def test_status_speaks_the_words_of_the_contract(
