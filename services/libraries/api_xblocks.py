@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from services.libraries import block_fields, components, entities, libraries, permissions
-from services.libraries.access import Block
+from services.libraries.access import Block, hold_for
 from services.libraries.api import settings_of
 from services.libraries.errors import BlockUnknown, LibraryUnknown
 from services.libraries.keys import parse_usage_key
@@ -22,7 +22,7 @@ async def _block(
 ) -> Block:
     key = parse_usage_key(text)
     try:
-        library = await libraries.get(session, str(key.lib_key))
+        library = await libraries.get(session, str(key.lib_key), hold_for(permission))
     except LibraryUnknown:
         raise LibraryUnknown(f"Content Library '{key.lib_key}' does not exist") from None
     await permissions.require(session, library, caller, permission)

@@ -3,7 +3,9 @@
 docs/compatibility.md says which test has which scenario.
 """
 
+import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -259,3 +261,55 @@ async def test_answers_have_the_fields_of_the_contract(author: Author) -> None:
         assert await keys(f"{item}/hierarchy/") == levels
         assert sorted(await keys(f"{item}/creation_entry/")) == sorted(entry)
         assert sorted(await keys(f"{item}/publish_history/")) == sorted(group)
+
+
+SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+MICROSECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+async def test_dates_have_whole_seconds_but_in_collections(author: Author) -> None:
+    """contract: libraries §2.3"""
+    await prepared(author)
+    await author.publish_all()
+
+    library = await author.library()
+    block = (await author.get(f"blocks/{key()}/")).json()
+    [group] = (await author.get(f"blocks/{key()}/publish_history/")).json()
+    collection = (await author.get(f"{LIB}/collections/c/")).json()
+
+    for name in ("created", "updated", "last_published"):
+        assert SECONDS.fullmatch(library[name]), name
+    for name in ("created", "modified", "last_published", "last_draft_created"):
+        assert SECONDS.fullmatch(block[name]), name
+    assert SECONDS.fullmatch(group["published_at"])
+    for name in ("created", "modified"):
+        assert MICROSECONDS.fullmatch(collection[name]), name
+
+
+async def test_who_has_no_token_is_told_how_to_come(author: Author) -> None:
+    """contract: libraries §2.2"""
+    answer = await author.http.get(f"{V2}/{LIB}/")
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'JWT realm="api"'
+    assert answer.json() == {"detail": "Authentication credentials were not provided."}
+    refused = await author.http.get(f"{V2}/{LIB}/", headers=STRANGER)
+    assert refused.json() == {"detail": "You do not have permission to perform this action."}
+
+
+async def test_pages_link_to_each_other_with_what_was_asked(author: Author) -> None:
+    """contract: libraries §2.5"""
+    for number in range(5):
+        await author.block(f"p{number}")
+
+    page = (await author.get(f"{LIB}/blocks/", page="2", page_size="2", text_search="p")).json()
+
+    assert (page["count"], page["num_pages"], page["current_page"], page["start"]) == (5, 3, 2, 2)
+    for name, number in (("next", "3"), ("previous", "1")):
+        asked = parse_qs(urlsplit(page[name]).query)
+        asked.setdefault("page", ["1"])
+        assert asked == {"page": [number], "page_size": ["2"], "text_search": ["p"]}
+    sizes = {"0": 10, "-3": 10, "x": 10, "500": 100, "3": 3}
+    for size, meant in sizes.items():
+        found = (await author.get(f"{LIB}/blocks/", page_size=size)).json()
+        assert found["num_pages"] == -(-5 // meant)
