@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import httpx
+from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
+# PostgreSQL gave this one up so that another could go on: nothing is stored.
+RETRYABLE = {"40P01", "40001"}
 ContractBody = Callable[["Problem"], Any]
 
 
@@ -179,6 +183,11 @@ def install(
         assert isinstance(error, RequestValidationError)
         return answer(request, invalid_request(error))
 
+    async def on_database(request: Request, error: Exception) -> Response:
+        if getattr(getattr(error, "orig", error), "sqlstate", None) not in RETRYABLE:
+            raise error
+        return answer(request, Conflict("Somebody changed the same at this moment: try again."))
+
     async def on_unexpected(request: Request, error: Exception) -> Response:
         # The server logs the error itself; callers get no details.
         return answer(request, Problem())
@@ -194,6 +203,8 @@ def install(
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(Exception, on_unexpected)
+    app.add_exception_handler(DBAPIError, on_database)
+    app.add_exception_handler(PostgresError, on_database)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
 

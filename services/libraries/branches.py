@@ -15,7 +15,13 @@ from services.libraries import events
 from services.libraries.models import Library
 from shared.database import driver
 
-_MOVE = "select log, moved from move_drafts($1, $2, $3, $4, $5)"
+# An edit that is under way holds its entity: it comes first, or sees what became of the draft.
+_MOVE = """
+    select move.log, move.moved
+    from (select count(*) as held from (
+      select id from entity where id = any($2) order by id for no key update) as entities) as first,
+    lateral move_drafts($1, case when first.held >= 0 then $2 end, $3, $4, $5) as move
+"""
 
 
 async def move_drafts(

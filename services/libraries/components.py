@@ -181,6 +181,19 @@ async def hold(session: AsyncSession, component: Entity) -> None:
     await drafts.require_live(session, component)
 
 
+_HOLD_ALL = text("""
+    select id from entity
+    where library_id = :library_id and entity_ref = any(cast(:refs as text[]))
+    order by id for no key update
+""")
+
+
+async def hold_all(session: AsyncSession, library: Library, refs: Sequence[str]) -> None:
+    """As `hold`, all that exist of many, deleted or not. The caller holds the library."""
+    values = {"library_id": library.id, "refs": list(refs)}
+    await (await session.connection()).execute(_HOLD_ALL, values)
+
+
 async def set_olx(
     session: AsyncSession,
     library: Library,

@@ -29,6 +29,15 @@ async def require_live(session: AsyncSession, entity: Entity) -> None:
         raise BlockUnknown
 
 
+_HOLD = text("select id from entity where id = :id for no key update")
+
+
+async def _hold(session: AsyncSession, library: Library, entity: Entity) -> None:
+    """Nobody makes a version of it meanwhile, so that its newest one stays the newest."""
+    await publishing.lock(session, library)
+    await (await session.connection()).execute(_HOLD, {"id": entity.id})
+
+
 async def delete(
     session: AsyncSession, library: Library, entity: Entity, *, user: str, now: datetime
 ) -> None:
@@ -48,7 +57,7 @@ async def restore(
 
     Raises BlockUnknown for what never had a version.
     """
-    await publishing.lock(session, library)
+    await _hold(session, library, entity)
     connection = await session.connection()
     newest = await connection.execute(
         text("select id from version where entity_id = :id order by version_num desc limit 1"),
@@ -67,7 +76,7 @@ async def undelete(
 
     Raises NotDeleted, or BlockUnknown when that version is not kept any more.
     """
-    await publishing.lock(session, library)
+    await _hold(session, library, entity)
     connection = await session.connection()
     found = await connection.execute(
         text("""

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runner import TaskContext
-from services.libraries import components, libraries, media, publishing, work
+from services.libraries import components, entities, libraries, media, publishing, work
 from services.libraries.components import NewComponent
 from services.libraries.entries import read, shown
 from services.libraries.errors import LimitReached
@@ -23,6 +23,7 @@ from services.libraries.models import Library
 from services.libraries.olx import InvalidOlx
 from services.libraries.olx_trees import Found, Loaded, OlxTree
 from services.libraries.settings import Settings
+from services.libraries.states import component_ref
 from services.libraries.unpacking import LONGEST_MARK, NO_ARCHIVE, kind_of, unpack
 from shared.callers import Caller
 from shared.database import utc_now
@@ -159,6 +160,11 @@ async def _import_all(
     if len(tree.components) > most:
         raise LimitReached(f"Library cannot have more than {most} Components.")
     assets = Assets(task.files, library, tree, task.settings.most_asset_bytes)
+    refs = [component_ref(found.block_type, found.code) for found in tree.components]
+    if await entities.ids_of(session, library, refs):
+        # In the order of all who change what is there already; new components are in nobody's way.
+        await publishing.hold(session, library, task.fence)
+        await components.hold_all(session, library, refs)
     batch: list[NewComponent] = []
     done = 0
     async for item in _read_all(tree, assets, report, task.progress.check):
@@ -170,7 +176,7 @@ async def _import_all(
             await task.progress.advance(done)
             batch, done = [], 0
     await _add(session, library, batch, report, user=task.user)
-    # Only now, so that single edits of other people need not wait for the whole import.
+    # Of what is all new only now, so that other people need not wait for the whole import.
     await publishing.hold(session, library, task.fence)
     await components.require_room(session, library, 0, most=most)
     await task.progress.advance(done)

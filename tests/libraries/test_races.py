@@ -6,11 +6,15 @@ from collections.abc import Awaitable
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from services.libraries import importing
+from services.libraries.importing import import_library
 from services.libraries.jobs import publish_library
 from shared.testing import as_user
+from tests.journeys.conftest import packed
 from tests.libraries.conftest import STAFF, V2
 from tests.libraries.runs import make_task
 from tests.libraries.test_deletion_races import LIB, SUBSECTION, UNIT, Hands, block
@@ -235,3 +239,65 @@ async def test_reverting_beside_saving_leaves_one_of_both(hands: Hands, app: Fas
         await hands.call("DELETE", f"{LIB}/commit/")
         library = (await hands.call("GET", f"{LIB}/")).json()
         assert library["has_unpublished_changes"] is False
+
+
+async def test_what_is_deleted_is_not_brought_back_by_a_save(hands: Hands) -> None:
+    """Either the save came first and went with the component, or it is 404."""
+    path = f"blocks/{block(0)}"
+    files = {"content": b"x"}
+    for mark in range(ROUNDS * 2):
+        deleted, *saved = await together(
+            hands.call("DELETE", f"{path}/"),
+            save(hands, 0, mark),
+            hands.call("PUT", f"{path}/assets/static/a", files=files),
+            hands.at("POST", f"/api/xblock/v2/xblocks/{block(0)}/fields/", {"data": "<problem/>"}),
+        )
+
+        assert deleted.status_code == 200
+        assert {answer.status_code for answer in saved} <= {200, 404}
+        assert (await hands.call("GET", f"{path}/")).status_code == 404
+        await hands.call("POST", f"{path}/restore/", {})
+
+
+async def test_a_restore_does_not_go_behind_a_save(hands: Hands) -> None:
+    path = f"blocks/{block(0)}"
+    for mark in range(ROUNDS):
+        answers = await together(hands.call("POST", f"{path}/restore/", {}), save(hands, 0, mark))
+
+        assert statuses(answers) == [200, 204]
+        found = (await hands.call("GET", f"{path}/olx/")).json()
+        assert found == {"olx": f"<problem>{mark}</problem>"}
+
+
+async def test_an_import_over_what_others_edit_never_waits_in_a_circle(
+    hands: Hands, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes over all components of a unit, backwards, in batches."""
+    keys = {"usage_keys": [block(number) for number in range(4)]}
+    await hands.call("PATCH", f"containers/{UNIT}/children/", keys)
+    state = app.state
+    monkeypatch.setattr(importing, "BATCH", 1)
+    for mark in range(ROUNDS // 2):
+        files = {
+            f"many/problem/p{number}.xml": f"<problem>i{mark}</problem>".encode()
+            for number in range(3, -1, -1)
+        }
+        upload = f"incoming/{mark}"
+        await state.files.put(upload, packed(files))
+        task = make_task(state.database, state.files, fence=mark)
+
+        *answers, _ = await asyncio.gather(
+            *(save(hands, number, mark) for number in (0, 3, 1, 2)),
+            hands.call("DELETE", f"blocks/{block(2)}/"),
+            hands.call("POST", f"blocks/{block(2)}/restore/", {}),
+            hands.call(
+                "POST", f"{LIB}/blocks/", {"block_type": "html", "definition_id": f"m{mark}"}
+            ),
+            import_library(task, library_key=LIB, upload=upload),
+        )
+
+        assert [answer.status_code for answer in answers if answer.status_code >= 404] in (
+            [],
+            [404],
+        )
+        await hands.call("POST", f"blocks/{block(2)}/restore/", {})
