@@ -272,7 +272,8 @@ class Both:
             return
         codes = {code} | (self.model.below(code, both=True) if below else set())
         self.model.move({one: items[one].shown for one in codes if items[one].shown})
-        await drafts.discard(self.session, self.library, self.entities[code], below=below, **BY)
+        ids = [self.entities[code].id]
+        await drafts.discard(self.session, self.library, ids, below=below, **BY)
 
     async def compare(self) -> None:
         await self.compare_pointers()

@@ -97,7 +97,7 @@ async def costs(database: Database, session: AsyncSession, width: int) -> list[i
         lambda: hierarchy.show(session, unit),
         lambda: history.unpublished(session, top),
         lambda: history.publishes(session, top),
-        lambda: drafts.discard(session, library, top, below=True, **BY),
+        lambda: drafts.discard(session, library, [top.id], below=True, **BY),
         lambda: drafts.delete(session, library, unit, **BY),
         lambda: drafts.restore(session, library, unit, **BY),
     ]
