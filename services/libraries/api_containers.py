@@ -18,6 +18,7 @@ from services.libraries.access import (
     EditLibrary,
     PublishContainer,
     ViewContainer,
+    ViewContainerEver,
     ViewLibrary,
 )
 from services.libraries.api import numbered_page
@@ -25,7 +26,7 @@ from services.libraries.containers import Change
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import ItemKey, parse_item_key
 from services.libraries.models import Library
-from services.libraries.schemas import ChildKeys, ContainerChanges, ContainerCreation
+from services.libraries.schemas import ChildKeys, ChildPin, ContainerChanges, ContainerCreation
 from services.libraries.states import Kind, new_code
 from services.libraries.views import container_json, item_json
 from shared.callers import CallerDep
@@ -36,6 +37,7 @@ router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
 # Of a long list of nonsense, so many places are told.
 MOST_NAMED = 100
 Position = Annotated[int, Path(ge=0, le=10**9)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 @router.get("/{lib_key}/containers/")
@@ -145,9 +147,32 @@ async def publish_container(
 async def list_children(
     container: ViewContainer, session: SessionDep, published: bool = False
 ) -> JSONResponse:
-    """The children in order: of the draft, or with `published=true` as readers see them."""
+    """The children in order: of the draft, or with `published=true` as readers see them.
+
+    Of a child that is pinned this version is shown, whatever became of the child:
+    `pinned_version_num` is its number, and null for others.
+    """
     rows = await containers.children(session, container.entity, published=published)
-    return JSONResponse(await _rows_json(session, container.library, rows))
+    return JSONResponse(await _children_json(session, container.library, rows))
+
+
+async def _children_json(
+    session: SessionDep, library: Library, rows: Sequence[Any]
+) -> list[dict[str, Any]]:
+    shown = await _rows_json(session, library, rows)
+    return [item | {"pinned_version_num": row.pin} for item, row in zip(shown, rows, strict=True)]
+
+
+@router.get("/containers/{container_key}/versions/{number}/children/")
+async def list_children_of_version(
+    container: ViewContainerEver, number: Number, session: SessionDep, published: bool = False
+) -> JSONResponse:
+    """The children of one version of a container, also of a deleted one that is pinned somewhere.
+
+    Children that are not pinned are shown as they are now.
+    """
+    rows = await containers.children(session, container.entity, published=published, number=number)
+    return JSONResponse(await _children_json(session, container.library, rows))
 
 
 @router.post("/containers/{container_key}/children/")
@@ -214,8 +239,37 @@ async def get_child(
     rows = await containers.children(session, container.entity, published=published)
     if position >= len(rows):
         raise BlockUnknown("There is no child at this position.")
-    (shown,) = await _rows_json(session, container.library, [rows[position]])
+    (shown,) = await _children_json(session, container.library, [rows[position]])
     return JSONResponse(shown)
+
+
+@router.patch("/containers/{container_key}/children/{position}/")
+async def pin_child(
+    container: EditContainer,
+    position: Position,
+    body: ChildPin,
+    caller: CallerDep,
+    session: SessionDep,
+) -> JSONResponse:
+    """Pin the child at one position to a version of it, or with null unpin it.
+
+    With the child's key as `expected` it is 409 when another child is there by now.
+    """
+    await containers.pin_at(
+        session, container.library, container.entity, position, body.pinned_version_num,
+        expected=_expected(body.expected), user=caller.username, now=utc_now(),
+    )  # fmt: skip
+    return await _shown(session, container)
+
+
+def _expected(text: str | None) -> str | None:
+    """The ref in a key. Raises BadInput."""
+    if text is None:
+        return None
+    key = _item_key(text)
+    if key is None:
+        raise BadInput("expected: not a key.", fields={"expected": ["Not a key."]})
+    return key.ref
 
 
 @router.delete("/containers/{container_key}/children/{position}/")
@@ -230,11 +284,8 @@ async def remove_child(
 
     With the child's key as `expected` it is 409 when another child is there by now.
     """
-    key = _item_key(expected) if expected is not None else None
-    if expected is not None and key is None:
-        raise BadInput("expected: not a key.", fields={"expected": ["Not a key."]})
     await containers.remove_at(
         session, container.library, container.entity, position,
-        expected=key.ref if key else None, user=caller.username, now=utc_now(),
+        expected=_expected(expected), user=caller.username, now=utc_now(),
     )  # fmt: skip
     return await _shown(session, container)

@@ -16,7 +16,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import drafts, entities, publishing, versions
 from services.libraries.entities import VIEW, NewEntity
-from services.libraries.errors import BlockExists, BlockUnknown, PositionChanged, RuleBroken
+from services.libraries.errors import (
+    BlockExists,
+    BlockUnknown,
+    FieldRefused,
+    PositionChanged,
+    RuleBroken,
+)
 from services.libraries.keys import ItemKey
 from services.libraries.models import Entity, Library
 from services.libraries.states import CHILD_KIND, Kind, code_is_valid
@@ -171,21 +177,48 @@ async def change_children(
 ) -> MadeVersion:
     """Append, replace or remove children: always one new version.
 
-    Rows of deleted children stay where they are unless the list is replaced. Raises RuleBroken
-    for a child of another library or of a kind that does not belong here, BlockUnknown for one
-    that is not there. Removing ignores what is not a child. contract: libraries §4.11
+    Rows of deleted children stay where they are unless the list is replaced. What is replaced
+    keeps its pins: of several copies each the pin of the same copy. Raises RuleBroken for a
+    child of another library or of a kind that does not belong here, BlockUnknown for one that is
+    not there. Removing ignores what is not a child. contract: libraries §4.11
     """
     await publishing.lock(session, library)
     await drafts.require_live(session, container)
-    base = [] if change is Change.REPLACE else await _rows(session, container)
+    base = await _rows(session, container)
     if change is Change.REMOVE:
         gone = {key.ref for key in keys if key.library_key == library.key}
         rows = [(row.entity_id, row.pin) for row in base if row.entity_ref not in gone]
+    elif change is Change.REPLACE:
+        rows = await _replaced(session, library, container.kind, base, keys)
     else:
         ids = await _live_children(session, library, container.kind, keys)
         rows = [(row.entity_id, row.pin) for row in base]
         rows += [(ids[key.ref], None) for key in keys]
     return await _write(session, library, container, rows, user=user, now=now)
+
+
+async def _replaced(
+    session: AsyncSession,
+    library: Library,
+    kind: Kind,
+    base: Sequence[ChildRow],
+    keys: Sequence[ItemKey],
+) -> list[tuple[int, int | None]]:
+    """Children that are deleted can be named as long as a pin of theirs is left in the list."""
+    before: dict[str, list[ChildRow]] = {}
+    for row in base:
+        if row.shown:
+            before.setdefault(row.entity_ref, []).append(row)
+    kept: list[ChildRow | None] = []
+    for key in keys:
+        copies = before.get(key.ref, []) if key.library_key == library.key else []
+        kept.append(copies.pop(0) if copies and key.kind is CHILD_KIND[kind] else None)
+    new = [key for key, row in zip(keys, kept, strict=True) if row is None or row.pin is None]
+    ids = await _live_children(session, library, kind, new)
+    return [
+        (row.entity_id, row.pin) if row is not None else (ids[key.ref], None)
+        for key, row in zip(keys, kept, strict=True)
+    ]
 
 
 async def remove_at(
@@ -206,14 +239,62 @@ async def remove_at(
     await publishing.lock(session, library)
     await drafts.require_live(session, container)
     base = await _rows(session, container)
+    place = _shown_at(base, position, expected)
+    rows = [(row.entity_id, row.pin) for row in base[:place] + base[place + 1 :]]
+    return await _write(session, library, container, rows, user=user, now=now)
+
+
+async def pin_at(
+    session: AsyncSession,
+    library: Library,
+    container: Entity,
+    position: int,
+    number: int | None,
+    *,
+    expected: str | None = None,
+    user: str | None,
+    now: datetime,
+) -> MadeVersion:
+    """Show one version of the child at this position, whatever becomes of the child; None undoes.
+
+    Raises as `remove_at`, and FieldRefused when the child has no such version.
+    """
+    await publishing.lock(session, library)
+    await drafts.require_live(session, container)
+    base = await _rows(session, container)
+    place = _shown_at(base, position, expected)
+    pin = None if number is None else await _version(session, base[place].entity_id, number)
+    rows = [(row.entity_id, row.pin) for row in base]
+    rows[place] = (base[place].entity_id, pin)
+    made = await _write(session, library, container, rows, user=user, now=now)
+    await _require_kept(session, [pin] if pin is not None else [])
+    return made
+
+
+async def _version(session: AsyncSession, entity_id: int, number: int) -> int:
+    connection = await session.connection()
+    found = await connection.execute(
+        text("""
+            select id from version
+            where entity_id = :id and version_num = :number and pruned_at is null
+        """),
+        {"id": entity_id, "number": number},
+    )
+    ident: int | None = found.scalar()
+    if ident is None:
+        raise FieldRefused("pinned_version_num", [f"There is no version {number} of this child."])
+    return ident
+
+
+def _shown_at(base: Sequence[ChildRow], position: int, expected: str | None) -> int:
+    """Where in the whole list the child at a position of the list as it is shown is."""
     shown = [place for place, row in enumerate(base) if row.shown]
     if position >= len(shown):
         raise BlockUnknown("There is no child at this position.")
     place = shown[position]
     if expected is not None and base[place].entity_ref != expected:
         raise PositionChanged
-    rows = [(row.entity_id, row.pin) for row in base[:place] + base[place + 1 :]]
-    return await _write(session, library, container, rows, user=user, now=now)
+    return place
 
 
 async def _write(
@@ -280,8 +361,9 @@ _CHILDREN = """
            live.created as drafted, live.created_by as drafted_by,
            shown.title as published_title, publish_log.published_at, publish_log.published_by,
            (select count(*) from tag where tag.entity_id = entity.id) as tags,
-           draft.version_id is distinct from published.version_id as changed
-    from {branch} parent
+           draft.version_id is distinct from published.version_id as changed,
+           case when child.pinned_version_id is not null then seen.version_num end as pin
+    from {parent} parent
     join child on child.version_id = parent.version_id
     join entity on entity.id = child.entity_id
     left join draft on draft.entity_id = entity.id
@@ -295,14 +377,33 @@ _CHILDREN = """
 """
 
 
+_NUMBERED = """
+    (select entity_id, id as version_id from version
+     where version_num = :number and pruned_at is null)
+"""
+
+
 async def children(
-    session: AsyncSession, container: Entity, *, published: bool = False
+    session: AsyncSession,
+    container: Entity,
+    *,
+    published: bool = False,
+    number: int | None = None,
 ) -> Sequence[Row[Any]]:
-    """The children in order, of the draft or of what readers see; hidden rows are left out."""
+    """The children in order, of the draft or of what readers see; hidden rows are left out.
+
+    With a number those of this version of the container, also when it is deleted; children
+    that are not pinned are shown as they are now.
+    """
     branch = "published" if published else "draft"
+    values = {"id": container.id}
+    parent = branch
+    if number is not None:
+        parent = _NUMBERED
+        values["number"] = number
     connection = await session.connection()
     found = await connection.execute(
-        text(_CHILDREN.format(branch=branch, branch_of_child=branch)), {"id": container.id}
+        text(_CHILDREN.format(parent=parent, branch_of_child=branch)), values
     )
     return found.all()
 

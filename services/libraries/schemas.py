@@ -146,6 +146,13 @@ class ChildKeys(BaseModel):
     usage_keys: Annotated[list[Any], AfterValidator(_not_empty)]
 
 
+class ChildPin(BaseModel):
+    """Which version of a child is shown, null for always the newest; `expected` is its key."""
+
+    pinned_version_num: Annotated[int, Field(ge=1, le=2**31 - 1)] | None
+    expected: str | None = None
+
+
 class CollectionCreation(BaseModel):
     """contract: libraries §3.11 #56. A `key` that is sent is ignored."""
 
