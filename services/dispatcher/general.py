@@ -236,9 +236,17 @@ async def deletion(call: Call, resources: Registry, instances: Sequence[tuple[st
     return Claims([*exclusive], [*shared])
 
 
-def call_of(task: TaskContext, session: AsyncSession, administrator: bool) -> Call:
+def rights_of(caller: Caller) -> dict[str, Any]:
+    """What only a token says of its person, as arguments of the task that they ask for."""
+    return {"administrator": caller.administrator, "groups": list(caller.groups)}
+
+
+def call_of(
+    task: TaskContext, session: AsyncSession, administrator: bool, groups: Sequence[str] = ()
+) -> Call:
     """On whose behalf a task runs; what no person asked for, the system itself did."""
-    caller = Caller(task.user or "", staff=administrator or task.user is None)
+    staff = administrator or task.user is None
+    caller = Caller(task.user or "", staff=staff, groups=tuple(groups))
     return Call(session, caller, task.settings, task.files, task.fence)
 
 
@@ -246,7 +254,8 @@ class GeneralTasks:
     """The dispatched functions for one service's resources.
 
     Their arguments are what the service that dispatched them checked already; `administrator`
-    says whether the person was one then. Everything else is checked again when they run.
+    and `groups` are what the person's token said then (`rights_of`). Everything else is checked
+    again when they run.
     """
 
     def __init__(self, resources: Registry, temp_files: TempFiles) -> None:
@@ -269,10 +278,11 @@ class GeneralTasks:
         resource: str,
         data: dict[str, Any],
         administrator: bool = False,
+        groups: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Make one thing; it is the result, and a created resource of the task."""
         kind = resource_of(self._resources, resource, Action.CREATE)
-        return await self._create(task, kind, data, administrator, None)
+        return await self._create(task, kind, data, administrator, groups, None)
 
     async def general_create_from_temp_file(
         self,
@@ -282,11 +292,12 @@ class GeneralTasks:
         temp_file: str,
         data: dict[str, Any],
         administrator: bool = False,
+        groups: Sequence[str] = (),
     ) -> dict[str, Any]:
         """The same with a file, which this task owns: whatever comes of it, the file goes."""
         kind = resource_of(self._resources, resource, Action.CREATE)
         async with self._temp_files.owned(task, temp_file) as file:
-            return await self._create(task, kind, data, administrator, file)
+            return await self._create(task, kind, data, administrator, groups, file)
 
     async def _create(
         self,
@@ -294,10 +305,11 @@ class GeneralTasks:
         kind: Resource[Any],
         data: dict[str, Any],
         administrator: bool,
+        groups: Sequence[str],
         file: GivenFile | None,
     ) -> dict[str, Any]:
         async with task.sessions.begin() as session:
-            call = call_of(task, session, administrator)
+            call = call_of(task, session, administrator, groups)
             values = validated(kind.schema, data)
             await kind.permit(call, Action.CREATE, [values])
             await kind.hold(call, Action.CREATE, values)
@@ -315,11 +327,12 @@ class GeneralTasks:
         data: dict[str, Any],
         partial: bool = False,
         administrator: bool = False,
+        groups: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Change one thing; as it is now is the result. Raises InstanceUnknown."""
         kind = resource_of(self._resources, resource, Action.UPDATE)
         async with task.sessions.begin() as session:
-            call = call_of(task, session, administrator)
+            call = call_of(task, session, administrator, groups)
             await _held(call, kind, Action.UPDATE, await found(session, kind, instance_id))
             thing = await found(session, kind, instance_id)
             values, different = await wanted(session, kind, thing, data, partial=partial)
@@ -328,11 +341,20 @@ class GeneralTasks:
             return await kind.show(session, thing)
 
     async def general_delete(
-        self, task: TaskContext, *, resource: str, instance_id: str, administrator: bool = False
+        self,
+        task: TaskContext,
+        *,
+        resource: str,
+        instance_id: str,
+        administrator: bool = False,
+        groups: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Remove one thing: counts by label. What is gone already is told as skipped."""
         return await self.general_multi_delete(
-            task, instances=[[instance_id, resource]], administrator=administrator
+            task,
+            instances=[[instance_id, resource]],
+            administrator=administrator,
+            groups=groups,
         )
 
     async def general_multi_delete(
@@ -341,13 +363,14 @@ class GeneralTasks:
         *,
         instances: Sequence[Sequence[str]],
         administrator: bool = False,
+        groups: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Remove things in this order, all or none: counts by label, and what was not there."""
         counts: Counter[str] = Counter()
         skipped: list[str] = []
         gone: list[tuple[Resource[Any], Any]] = []
         async with task.sessions.begin() as session:
-            call = call_of(task, session, administrator)
+            call = call_of(task, session, administrator, groups)
             for ident, name in instances:
                 kind = resource_of(self._resources, name, Action.DELETE)
                 thing = await kind.find(session, ident)

@@ -149,8 +149,8 @@ async def list_children(
 ) -> JSONResponse:
     """The children in order: of the draft, or with `published=true` as readers see them.
 
-    Of a child that is pinned this version is shown, whatever became of the child:
-    `pinned_version_num` is its number, and null for others.
+    Of a child that is pinned this version is shown, whatever became of the child: only then
+    there is `pinned_version_num`.
     """
     rows = await containers.children(session, container.entity, published=published)
     return JSONResponse(await _children_json(session, container.library, rows))
@@ -160,7 +160,8 @@ async def _children_json(
     session: SessionDep, library: Library, rows: Sequence[Any]
 ) -> list[dict[str, Any]]:
     shown = await _rows_json(session, library, rows)
-    return [item | {"pinned_version_num": row.pin} for item, row in zip(shown, rows, strict=True)]
+    pins = [{"pinned_version_num": row.pin} if row.pin is not None else {} for row in rows]
+    return [item | pin for item, pin in zip(shown, pins, strict=True)]
 
 
 @router.get("/containers/{container_key}/versions/{number}/children/")

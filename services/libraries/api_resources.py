@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 
 from services.dispatcher import client as dispatcher
 from services.dispatcher import general
-from services.dispatcher.general import Action, Call, Claims, Resource
+from services.dispatcher.general import Action, Call, Claims, Resource, rights_of
 from services.dispatcher.schemas import TaskRequest, UserTaskSpec
 from services.libraries import contents, temp_files
 from services.libraries.api import settings_of
@@ -76,7 +76,7 @@ def make_request(
     return dispatcher.make_request(
         function,
         queue="libraries",
-        kwargs={**kwargs, "administrator": caller.administrator},
+        kwargs={**kwargs, **rights_of(caller)},
         exclusive=claims.exclusive,
         shared=claims.shared,
         caller=caller,

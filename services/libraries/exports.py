@@ -17,7 +17,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import client as dispatcher
-from services.dispatcher.general import Action, call_of, found
+from services.dispatcher.general import Action, call_of, found, rights_of
 from services.dispatcher.runner import TaskContext
 from services.dispatcher.schemas import UserTaskSpec
 from services.libraries import export_names, export_places, library_versions, media
@@ -68,8 +68,8 @@ async def start(
         kwargs={
             "exporter_id": str(exporter.id),
             "start_number": start_number,
-            "administrator": caller.administrator,
             **what,
+            **rights_of(caller),
         },
         exclusive=[EXPORTERS.prn(str(exporter.id)), f"exports:{library.key}"],
         shared=[library.key],
@@ -88,6 +88,7 @@ async def fs_publication_export(
     publication_id: str,
     start_number: int | None = None,
     administrator: bool = False,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a published version with what describes it."""
 
@@ -99,7 +100,7 @@ async def fs_publication_export(
         assert version is not None
         return Source(library, version.number, start_number, version.created, publication)
 
-    return await _export(task, exporter_id, start_number, administrator, source)
+    return await _export(task, exporter_id, start_number, administrator, groups, source)
 
 
 async def fs_repo_version_export(
@@ -109,6 +110,7 @@ async def fs_repo_version_export(
     number: int,
     start_number: int | None = None,
     administrator: bool = False,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the files of a version, and nothing about it."""
 
@@ -116,7 +118,7 @@ async def fs_repo_version_export(
         version = await library_versions.get(session, library, number)
         return Source(library, version.number, start_number, version.created)
 
-    return await _export(task, exporter_id, start_number, administrator, source)
+    return await _export(task, exporter_id, start_number, administrator, groups, source)
 
 
 async def _export(
@@ -124,10 +126,11 @@ async def _export(
     exporter_id: str,
     start_number: int | None,
     administrator: bool,
+    groups: Sequence[str],
     source_of: SourceOf,
 ) -> dict[str, Any]:
     async with task.sessions.begin() as session:
-        call = call_of(task, session, administrator)
+        call = call_of(task, session, administrator, groups)
         exporter = await found(session, EXPORTERS, exporter_id)
         await EXPORTERS.permit(call, Action.UPDATE, [exporter])
         await hold_exporter(session, exporter, task.fence)

@@ -41,12 +41,16 @@ async def delete_library(task: TaskContext, *, library_key: str) -> None:
 
 
 async def make_library_version(
-    task: TaskContext, *, library_key: str, administrator: bool = False
+    task: TaskContext,
+    *,
+    library_key: str,
+    administrator: bool = False,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Make the next library version of what is published; None when nothing is different."""
     await task.progress.stage("Making a version")
     async with task.sessions.begin() as session:
-        library = await _held(task, session, library_key, administrator)
+        library = await _held(task, session, library_key, administrator, groups)
         made = await library_versions.snapshot(session, library, user=task.user, now=utc_now())
         return await _made(task, session, library, made)
 
@@ -60,6 +64,7 @@ async def add_and_remove(
     base_version: int | None = None,
     overwrite: bool = True,
     administrator: bool = False,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Make the next library version from another one. contract: dispatcher §6.7"""
     await task.progress.stage("Making a version")
@@ -70,7 +75,7 @@ async def add_and_remove(
         overwrite=overwrite,
     )
     async with task.sessions.begin() as session:
-        library = await _held(task, session, library_key, administrator)
+        library = await _held(task, session, library_key, administrator, groups)
         made = await library_versions.add_and_remove(
             session, library, change, user=task.user, now=utc_now()
         )
@@ -78,10 +83,14 @@ async def add_and_remove(
 
 
 async def _held(
-    task: TaskContext, session: AsyncSession, library_key: str, administrator: bool
+    task: TaskContext,
+    session: AsyncSession,
+    library_key: str,
+    administrator: bool,
+    groups: Sequence[str],
 ) -> Library:
     library = await libraries.get(session, library_key)
-    caller = call_of(task, session, administrator).caller
+    caller = call_of(task, session, administrator, groups).caller
     await permissions.require(session, library, caller, Permission.PUBLISH)
     await publishing.hold(session, library, task.fence)
     return library

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import client as dispatcher
+from services.dispatcher.general import rights_of
 from services.dispatcher.schemas import TaskRequest, UserTaskSpec
 from services.libraries import library_versions
 from services.libraries.library_versions import EVERYTHING, LARGEST
@@ -112,7 +113,7 @@ def _request(function: str, library: Library, caller: Caller, **arguments: Any) 
     return dispatcher.make_request(
         function,
         queue="libraries",
-        kwargs={"library_key": library.key, "administrator": caller.administrator, **arguments},
+        kwargs={"library_key": library.key, **arguments, **rights_of(caller)},
         exclusive=[library.key],
         caller=caller,
         user_task=UserTaskSpec(

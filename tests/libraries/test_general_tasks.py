@@ -16,12 +16,20 @@ from sqlmodel import select
 
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.general import InstanceUnknown, ResourceUnknown, resource_of
-from services.libraries import components, libraries, library_versions, publishing
+from services.libraries import (
+    components,
+    directory,
+    libraries,
+    library_versions,
+    publishing,
+    team,
+)
 from services.libraries.components import NewComponent
 from services.libraries.errors import Superseded, TempFileUnknown
 from services.libraries.leftovers import tmpfile_cleanup
 from services.libraries.models import Collection, Library, TempFile
 from services.libraries.registry import GENERAL, RESOURCES
+from services.libraries.states import AccessLevel
 from services.libraries.worker import runner
 from shared.database import utc_now
 from shared.problems import BadInput, Conflict, Forbidden
@@ -478,6 +486,56 @@ async def test_nobody_can_make_himself_an_administrator_by_his_data(
         [request] = await asked.waiting()
         assert request.arguments["administrator"] is administrator
         await asked.forget()
+
+
+async def test_groups_that_only_a_token_names_count_in_its_tasks(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    async with asked.app.state.database.sessions.begin() as session:
+        await directory.make_group(session, "editors", now=NOON)
+        await team.set_group(session, library, "editors", AccessLevel.AUTHOR)
+    member, stranger = as_user("ben", groups=["editors"]), as_user("cem", groups=["x"])
+    body = {"library": LIB, "key": "g", "title": "G", "groups": ["editors"]}
+    assert (await post(http, "collections/", body, **stranger)).status_code == 400
+    del body["groups"]
+    assert (await post(http, "collections/", body, **stranger)).status_code == 403
+
+    assert (await post(http, "collections/", body, **member)).status_code == 202
+    href = (await asked.run())["pulp_href"]
+    assert asked.requests[-1].arguments["groups"] == ["editors"]
+    assert (await http.patch(href, json={"title": "H"}, headers=member)).status_code == 202
+    assert (await asked.run())["title"] == "H"
+    for path, sent in (("versions/", {}), ("modify/", {"base_version": 0})):
+        answer = await http.post(f"{V2}/{LIB}/{path}", json=sent, headers=member)
+        assert answer.status_code == 202, answer.text
+        await asked.run()
+    exporter = {"library": LIB, "name": "e", "path": "groups/{task}"}
+    assert (await post(http, "exporters/", exporter, **member)).status_code == 202
+    made = await asked.run()
+    wanted = {"exporter": made["pulp_href"].split("/")[-2], "version": 0}
+    answer = await http.post(f"{V2}/{LIB}/exports/", json=wanted, headers=member)
+    assert answer.status_code == 202, answer.text
+    assert (await asked.run())["files"] == 0
+    several = {"instances": [{"resource": "collections", "id": href.split("/")[-2]}]}
+    assert (await post(http, "delete/", several, **member)).status_code == 202
+    await asked.run()
+    assert not await stored(http, f"collections/{href.split('/')[-2]}/")
+
+
+async def test_a_group_that_lost_its_grant_ends_the_task(
+    http: httpx.AsyncClient, asked: Asked, library: Any
+) -> None:
+    async with asked.app.state.database.sessions.begin() as session:
+        await directory.make_group(session, "editors", now=NOON)
+        await team.set_group(session, library, "editors", AccessLevel.AUTHOR)
+    body = {"library": LIB, "key": "g", "title": "G"}
+    member = as_user("ben", groups=["editors"])
+    assert (await post(http, "collections/", body, **member)).status_code == 202
+    async with asked.app.state.database.sessions.begin() as session:
+        await (await session.connection()).execute(text('delete from "grant"'))
+
+    with pytest.raises(Forbidden):
+        await asked.run()
 
 
 async def test_two_creations_of_one_name_at_once_make_one(

@@ -29,7 +29,7 @@ class Pinner(Builder):
     async def listed(self, key: str, **params: Any) -> list[tuple[str, str, int | None]]:
         rows = (await self.get(f"containers/{key}/children/", **params)).json()
         return [
-            (row["id"].rpartition(":")[2], row["display_name"], row["pinned_version_num"])
+            (row["id"].rpartition(":")[2], row["display_name"], row.get("pinned_version_num"))
             for row in rows
         ]
 
