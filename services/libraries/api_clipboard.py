@@ -89,9 +89,10 @@ async def paste_clipboard(
     Below the top, what was copied out of this library is linked, not made again.
     """
     kept = await clipboard.get(session, caller)
+    settings = settings_of(request)
     entity = await pasting.paste(
-        session, request.app.state.files, library, kept,
-        most=settings_of(request).most_blocks, user=caller.username, now=utc_now(),
+        session, request.app.state.files, library, kept, most=settings.most_blocks,
+        limits=settings.olx_limits, user=caller.username, now=utc_now(),
     )  # fmt: skip
     row = await entities.show(session, entity.id)
     below = await entities.changed_below(session, [entity.id])

@@ -35,7 +35,6 @@ from services.libraries.states import Kind
 from services.libraries.unpacking import unpack
 
 COLLECTION_FOLDERS = (COLLECTIONS, DISABLED_COLLECTIONS)
-LARGEST_TOML = 10 * 1024 * 1024
 LONGEST_LOG = 10_000
 VERSIONS = "component_versions"
 CHILD_KINDS = {
@@ -91,7 +90,7 @@ def read_archive(
         raise ArchiveInvalid(error.lines) from error
     entities = EntitySpool(files)
     try:
-        return _Reader(files, entities, check).read()
+        return _Reader(files, entities, check, limits.toml_bytes).read()
     except BaseException:
         entities.close()
         files.close()
@@ -103,6 +102,7 @@ class _Reader:
     files: Unpacked
     entities: EntitySpool
     check: Callable[[], None]
+    most_toml: int
     lines: list[str] = field(default_factory=list)
 
     def read(self) -> ArchiveContents:
@@ -158,8 +158,8 @@ class _Reader:
 
     def _document(self, name: str) -> dict[str, Any] | None:
         self.check()
-        if self.files.size(self.root + name) > LARGEST_TOML:
-            self.line(name, f"larger than {LARGEST_TOML} bytes.")
+        if self.files.size(self.root + name) > self.most_toml:
+            self.line(name, f"larger than {self.most_toml} bytes.")
             return None
         try:
             return tomllib.loads(read(self.files, self.root + name).decode())

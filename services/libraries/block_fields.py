@@ -24,8 +24,6 @@ from shared.problems import BadInput
 
 DEEPEST, LONGEST_NAME, LONGEST_NUMBER = 50, 255, 15
 LARGEST = 2**53
-# What was stored under other limits is still read.
-STORED = OlxLimits(bytes=2**31, depth=256)
 TITLE = "display_name"
 _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _JSON = re.compile(r"true|false|[-\d\[{]")
@@ -42,7 +40,7 @@ class Fields:
 
 def read(content: str, *, block_type: str) -> Fields:
     """The fields of a stored OLX. Raises InvalidOlx for what was restored without being XML."""
-    root = olx.read_xml(content, STORED)
+    root = olx.read_xml(content, olx.STORED)
     metadata = {
         str(name): str(value) if name == TITLE else _value(str(value))
         for name, value in root.attrib.items()
@@ -120,7 +118,7 @@ async def save(
     given = {name: _attribute(name, value, limits) for name, value in metadata.items()}
     inside = None if data is None else _inside(data, component.type, limits)
     await components.hold(session, component)
-    root = olx.read_xml(await components.get_olx(session, component), STORED)
+    root = olx.read_xml(await components.get_olx(session, component), olx.STORED)
     if inside is not None:
         for name, value in root.attrib.items():
             if name not in inside.attrib:

@@ -78,7 +78,7 @@ def _element(library: Library, rows: Sequence[Row[Any]]) -> etree._Element:
     for row in rows:
         path = tuple(row.path)
         if Kind(row.kind) is Kind.COMPONENT:
-            element = olx.read_xml(row.olx)
+            element = olx.read_xml(row.olx, olx.STORED)
         else:
             element = etree.Element(OLX_TAGS[Kind(row.kind)], display_name=row.title)
         element.set(SOURCE, _key(library, row))

@@ -53,6 +53,7 @@ class ArchiveLimits:
     depth: int = 20
     name_bytes: int = 1000
     segment_bytes: int = 300
+    toml_bytes: int = 10 * 1024 * 1024
 
 
 LIMITS = ArchiveLimits()

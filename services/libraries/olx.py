@@ -53,6 +53,8 @@ class OlxLimits:
 
 
 LIMITS = OlxLimits()
+# What was stored, maybe under other limits, is still read.
+STORED = OlxLimits(bytes=2**31, depth=256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
 from services.libraries.media import CONTENT, NewMedia
 from services.libraries.models import Clipboard, Entity, Library
+from services.libraries.olx import OlxLimits
 from services.libraries.states import (
     CHILD_KIND,
     KIND_OF_TAG,
@@ -79,6 +80,7 @@ async def paste(
     kept: Clipboard,
     *,
     most: int,
+    limits: OlxLimits,
     user: str,
     now: datetime,
 ) -> Entity:
@@ -86,7 +88,7 @@ async def paste(
 
     What was copied out of this library is linked below the top, everything else is copied once
     per source. All or nothing, with a fixed number of statements. Raises FieldRefused for a type
-    that no library holds, LimitReached.
+    that no library holds, LimitReached, or InvalidOlx for what is beyond the limits by now.
     """
     top = _read(kept)
     await publishing.lock(session, library)
@@ -98,16 +100,15 @@ async def paste(
     say: dict[str, Any] = {"user": user, "now": now}
     leaves = [node for node in new if node.kind is Kind.COMPONENT]
     contents = await _contents(session, files, library, leaves)
-    await components.add_many(
-        session, library, [_component(one, contents) for one in leaves], **say
-    )
+    items = [_component(one, contents, limits) for one in leaves]
+    await components.add_many(session, library, items, **say)
     for kind in (Kind.UNIT, Kind.SUBSECTION, Kind.SECTION):
         await _containers(session, library, [node for node in new if node.kind is kind], **say)
     return await entities.get(session, library, top.ref)
 
 
 def _read(kept: Clipboard) -> Node:
-    root = olx.read_xml(kept.olx)
+    root = olx.read_xml(kept.olx, olx.STORED)
     node = _node(root, None)
     if node is None:
         tag = str(root.tag)
@@ -260,9 +261,9 @@ def _own_text(node: Node) -> str:
     return olx.serialize(node.element)
 
 
-def _component(node: Node, contents: Mapping[Node, Content]) -> NewComponent:
+def _component(node: Node, contents: Mapping[Node, Content], limits: OlxLimits) -> NewComponent:
     content = contents[node]
-    block = olx.parse(content.olx, block_type=node.block_type)
+    block = olx.parse(content.olx, block_type=node.block_type, limits=limits)
     return NewComponent(node.block_type, node.code, block.title, block.olx, content.assets)
 
 

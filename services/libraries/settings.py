@@ -51,7 +51,12 @@ class Settings(ServiceSettings):
     archive_most_file_bytes: int = Field(default=LIMITS.file_bytes, ge=1)
     archive_most_bytes: int = Field(default=LIMITS.expanded_bytes, ge=1)
     archive_most_ratio: int = Field(default=LIMITS.ratio, ge=1)
+    # From which size of what comes out the ratio counts.
+    archive_ratio_free_bytes: int = Field(default=LIMITS.ratio_free_bytes, ge=0)
     archive_most_depth: int = Field(default=LIMITS.depth, ge=1)
+    archive_most_name_bytes: int = Field(default=LIMITS.name_bytes, ge=1)
+    archive_most_segment_bytes: int = Field(default=LIMITS.segment_bytes, ge=1)
+    archive_most_toml_bytes: int = Field(default=LIMITS.toml_bytes, ge=1)
     olx_most_bytes: int = Field(default=OLX.bytes, ge=1)
     olx_most_depth: int = Field(default=OLX.depth, ge=1, le=200)
     tmpfile_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
@@ -63,7 +68,11 @@ class Settings(ServiceSettings):
             file_bytes=self.archive_most_file_bytes,
             expanded_bytes=self.archive_most_bytes,
             ratio=self.archive_most_ratio,
+            ratio_free_bytes=self.archive_ratio_free_bytes,
             depth=self.archive_most_depth,
+            name_bytes=self.archive_most_name_bytes,
+            segment_bytes=self.archive_most_segment_bytes,
+            toml_bytes=self.archive_most_toml_bytes,
         )
 
     @property

@@ -297,6 +297,34 @@ async def test_a_library_that_is_full_takes_all_or_nothing(
     assert await count(app, TIDES) == 0
 
 
+async def test_the_limits_of_olx_are_the_settings_of_the_library(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    app.state.settings.olx_most_depth = 300
+    deep = f"<problem>{'<a>' * 150}{'</a>' * 150}</problem>"
+    await post(http, f"{V2}/blocks/{QUIZ}/olx/", {"olx": deep})
+    await copy(http, QUIZ)
+    assert await olx_of(http, (await paste(http))["id"]) == deep
+
+    for limit, value in (("olx_most_depth", 100), ("olx_most_bytes", 500)):
+        setattr(app.state.settings, limit, value)
+        answer = await http.post(f"{V2}/{TIDES}/paste_clipboard/", headers=STAFF, json={})
+        assert (answer.status_code, type(answer.json())) == (400, list)
+        setattr(app.state.settings, limit, 100_000)
+    assert await count(app, TIDES) == 1
+
+
+async def test_a_tree_may_have_more_olx_than_one_component(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    app.state.settings.olx_most_bytes = 600
+    for key, kind in ((GULL, "html"), (QUIZ, "problem")):
+        await post(http, f"{V2}/blocks/{key}/olx/", {"olx": f"<{kind}>{'x' * 500}</{kind}>"})
+    await copy(http, SHORE)
+
+    assert len(await children(http, (await paste(http))["id"])) == 3
+
+
 async def test_pasting_beside_publishing_and_pasting(app: FastAPI, http: httpx.AsyncClient) -> None:
     await copy(http, COURSE)
 

@@ -6,6 +6,7 @@ import os
 import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from services.libraries.models import Library
 from services.libraries.orphans import orphan_cleanup
 from services.libraries.publishing import publish_all
 from services.libraries.restoring import RestoreFailed, described, restore_library
+from services.libraries.settings import Settings
 from services.libraries.states import Kind
 from services.user_tasks.schemas import StatusView
 from shared.database import Database, utc_now
@@ -405,6 +407,9 @@ async def test_all_that_is_wrong_is_in_the_log(database: Database, files: Files)
         ({"archive_most_file_bytes": 100}, "larger than 100 bytes"),
         ({"archive_most_bytes": 500}, "more than 500 bytes"),
         ({"archive_most_depth": 3}, "deeper than 3"),
+        ({"archive_most_name_bytes": 20}, "longer than 20 bytes"),
+        ({"archive_most_segment_bytes": 12}, "is longer than 12 bytes"),
+        ({"archive_most_toml_bytes": 100}, "larger than 100 bytes"),
         ({"most_blocks": 10}, "Library cannot have more than 10 Components."),
     ],
 )
@@ -413,6 +418,14 @@ async def test_limits_are_settings(
 ) -> None:
     assert why in await refused(database, files, SAMPLE.read_bytes(), **settings)
     assert set((await rows(database)).values()) == {0}
+
+
+def test_every_limit_is_a_setting() -> None:
+    names = [name for name in Settings.model_fields if name.startswith(("archive_", "olx_"))]
+    settings = Settings(**dict.fromkeys(names, 7))  # type: ignore[arg-type]
+
+    assert set(asdict(settings.archive_limits).values()) == {7}
+    assert set(asdict(settings.olx_limits).values()) == {7}
 
 
 async def test_an_upload_that_is_gone_gets_a_log_too(database: Database, files: Files) -> None:
