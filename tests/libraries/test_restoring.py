@@ -420,9 +420,9 @@ async def test_limits_are_settings(
     assert set((await rows(database)).values()) == {0}
 
 
-def test_every_limit_is_a_setting() -> None:
+def test_every_limit_is_a_setting(servers: Servers) -> None:
     names = [name for name in Settings.model_fields if name.startswith(("archive_", "olx_"))]
-    settings = Settings(**dict.fromkeys(names, 7))  # type: ignore[arg-type]
+    settings = Settings(**dict.fromkeys(names, 7))
 
     assert set(asdict(settings.archive_limits).values()) == {7}
     assert set(asdict(settings.olx_limits).values()) == {7}
