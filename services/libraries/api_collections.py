@@ -47,8 +47,7 @@ class LibraryWith:
 
     async def __call__(self, lib_key: str, caller: KnownCaller, session: SessionDep) -> Library:
         library = await libraries.get(session, lib_key, hold_for(self._needed[-1]))
-        for permission in self._needed:
-            await permissions.require(session, library, caller, permission)
+        await permissions.require_each(session, library, caller, self._needed)
         return library
 
 

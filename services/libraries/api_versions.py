@@ -279,6 +279,15 @@ async def get_export(library: ViewLibrary, export_id: UUID, session: SessionDep)
     return _export(library, await exports.get(session, library, export_id))
 
 
+@router.delete("/{lib_key}/exports/{export_id}/", status_code=204)
+async def delete_export(
+    request: Request, library: EditLibrary, export_id: UUID, session: SessionDep
+) -> None:
+    """Remove an export that has ended, with its files. 409 while it is written."""
+    export = await exports.get(session, library, export_id)
+    await exports.remove(session, request.app.state.files, export.id)
+
+
 @router.get("/{lib_key}/exports/{export_id}/files/{path:path}")
 async def download_export(
     request: Request, library: ViewLibrary, export_id: UUID, path: str, session: SessionDep

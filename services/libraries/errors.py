@@ -116,6 +116,10 @@ class ExportUnknown(NotFound):
     type = "export-unknown"
 
 
+class ExportRunning(Conflict):
+    type, title = "export-running", "The export is being written; cancel its task first."
+
+
 class ContentUnknown(NotFound):
     type = "content-unknown"
 

@@ -12,7 +12,12 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries.errors import ExportRefused, Superseded
+from services.libraries.errors import (
+    ExportRefused,
+    ExportRunning,
+    ExportUnknown,
+    Superseded,
+)
 from services.libraries.export_names import ARCHIVED
 from services.libraries.models import Export, Exporter, Library
 from shared.files import Files
@@ -43,6 +48,8 @@ _THESE = text("""
     select id, path from export where id = any(cast(:ids as uuid[])) and writing
     order by id for update
 """)
+_ONE = text("select id, path, writing, finished from export where id = :id for update")
+_FORGET = text("delete from export where id = :id")
 _FINISH = text("""
     update export set writing = false, finished = :finished, files = :files, size = :size
     where id = :id and fence = :fence and writing
@@ -88,6 +95,22 @@ async def clear(session: AsyncSession, files: Files, ids: Sequence[UUID]) -> int
     rows = (await (await session.connection()).execute(_THESE, {"ids": list(ids)})).all()
     await _clear(session, files, rows)
     return len(rows)
+
+
+async def remove(session: AsyncSession, files: Files, ident: UUID) -> None:
+    """Forget an export and remove what it has written; nobody is given its place meanwhile.
+
+    Raises ExportUnknown, or ExportRunning while it is written.
+    """
+    connection = await session.connection()
+    row = (await connection.execute(_ONE, {"id": ident})).first()
+    if row is None:
+        raise ExportUnknown
+    if row.writing:
+        raise ExportRunning
+    if row.finished is not None:
+        await _clear(session, files, [row])
+    await connection.execute(_FORGET, {"id": ident})
 
 
 async def finish(session: AsyncSession, export: Export) -> None:

@@ -253,6 +253,12 @@ async def get(session: AsyncSession, library: Library, ident: UUID) -> Export:
     return export
 
 
+async def remove(session: AsyncSession, files: Files, export_id: UUID) -> None:
+    """Remove an export with its files, and tell that it is gone. As `export_places.remove`."""
+    await export_places.remove(session, files, export_id)
+    await dispatcher.gone(session, f"prn:libraries.export:{export_id}")
+
+
 async def page(
     session: AsyncSession, library: Library, *, before: UUID | None, size: int
 ) -> Sequence[Export]:

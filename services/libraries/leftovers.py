@@ -7,6 +7,7 @@ be storing its row right now. contract: dispatcher §6.2, §6.6
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -17,7 +18,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.dispatcher import client as dispatcher
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.runner import TaskContext
-from services.libraries import export_places, importing, media, restoring, staged, temp_files
+from services.libraries import (
+    export_places,
+    exports,
+    importing,
+    media,
+    restoring,
+    staged,
+    temp_files,
+)
+from services.libraries.errors import ExportUnknown
 from services.libraries.models import Export, TempFile
 from services.libraries.settings import Settings
 from shared.database import utc_now
@@ -49,6 +59,7 @@ async def clean_files(task: TaskContext, *, limit: datetime, now: datetime) -> N
         await report.increase_by(await _clean_uploads(task, limit, now))
         await report.increase_by(await _clean_temp_files(task, limit))
         await report.increase_by(await _clean_exports(task, limit, now))
+        await report.increase_by(await _expire_exports(task, now))
 
 
 async def upload_cleanup(task: TaskContext) -> None:
@@ -164,6 +175,31 @@ async def _clean_exports(task: TaskContext, limit: datetime, now: datetime) -> i
         if len(rows) < BATCH:
             return count
         after = rows[-1].id
+
+
+async def _expire_exports(task: TaskContext, now: datetime) -> int:
+    """Finished exports that are older than the settings let them be, one at a time."""
+    assert isinstance(task.settings, Settings)
+    if not task.settings.export_days:
+        return 0
+    count, limit = 0, now - timedelta(days=task.settings.export_days)
+    while True:
+        async with task.sessions() as session:
+            query = (
+                select(Export.id)
+                .where(col(Export.finished) < limit)
+                .order_by(col(Export.finished))
+                .limit(BATCH)
+            )
+            old = (await session.exec(query)).all()
+        for ident in old:
+            # Another clean-up, or its owner, may have been first.
+            with suppress(ExportUnknown):
+                async with task.sessions.begin() as session:
+                    await exports.remove(session, task.files, ident)
+                count += 1
+        if len(old) < BATCH:
+            return count
 
 
 def _task_of(path: str) -> UUID | None:

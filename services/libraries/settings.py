@@ -44,6 +44,8 @@ class Settings(ServiceSettings):
     upload_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
     # Hours for which a restored archive waits to become a library.
     staged_hours: float = Field(default=72, gt=0, le=24 * 3660)
+    # Days after which a finished export goes with its files; 0: never.
+    export_days: float = Field(default=0, ge=0, le=3660)
     # As long as user_tasks keeps what has ended, so that people can be told.
     max_age_days: float = Field(default=30.0, gt=0)
     # How large an uploaded archive may become when it is unpacked, and OLX when it is read.

@@ -1,6 +1,5 @@
 """Backups and restores somebody asked for: what became of them, and how long they are kept."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +14,12 @@ from services.libraries import backup, restoring, staged, work
 from services.libraries.models import Library, LibraryTask
 from services.libraries.settings import Settings
 from services.user_tasks import client as user_tasks
-from services.user_tasks.errors import StatusUnknown
 from services.user_tasks.schemas import StatusView
 from shared.callers import Caller
 from shared.clients import ServiceClients
 
 KINDS = {backup.FUNCTION: "backup", restoring.FUNCTION: "restore"}
 MOST = 20
-ASKED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +59,9 @@ async def page(
     if before is not None:
         query = query.where(col(LibraryTask.task_id) < before)
     rows: Sequence[Any] = (await session.exec(query)).all()
-    views = await _statuses(clients, [task.task_id for task, _ in rows])
-    return [_listed(task, package, views[task.task_id], settings) for task, package in rows]
-
-
-async def _statuses(
-    clients: ServiceClients, task_ids: Sequence[UUID]
-) -> dict[UUID, StatusView | None]:
-    gate = asyncio.Semaphore(ASKED_AT_ONCE)
-
-    async def status(task_id: UUID) -> StatusView | None:
-        async with gate:
-            try:
-                return await user_tasks.get_status(clients, task_id)
-            except StatusUnknown:
-                return None  # Not known yet, or not any more.
-
-    return dict(zip(task_ids, await asyncio.gather(*map(status, task_ids)), strict=True))
+    known = await user_tasks.get_statuses(clients, [task.task_id for task, _ in rows])
+    views = {view.uuid: view for view in known}
+    return [_listed(task, package, views.get(task.task_id), settings) for task, package in rows]
 
 
 def _listed(

@@ -147,7 +147,12 @@ async def _sources(
     names = dict.fromkeys(key.library_key for key in keys)
     if mode is Mode.MOVE and target.key in names:
         raise FieldRefused("items", ["Items cannot be moved into the library they are in."])
-    query = select(Library).where(col(Library.key).in_(names), col(Library.staged_at).is_(None))
+    query = (
+        select(Library)
+        .where(col(Library.key).in_(names), col(Library.staged_at).is_(None))
+        .order_by(col(Library.id))
+        .with_for_update(read=True, key_share=True)  # None of them is deleted meanwhile.
+    )
     found = {library.key: library for library in await session.exec(query)}
     for name in names:
         if name not in found:

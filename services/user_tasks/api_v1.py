@@ -42,8 +42,9 @@ def settings_of(request: Request) -> Settings:
 @router.get("/tasks/", operation_id="tasks_page")
 async def page_tasks(
     request: Request,
-    caller: CallerDep,
+    caller: AnyCallerDep,
     session: SessionDep,
+    uuid: Annotated[list[UUID] | None, Query(max_length=200)] = None,
     state: Annotated[list[State] | None, Query(max_length=6)] = None,
     name: Word = None,
     task_type: Annotated[str | None, Query(max_length=128)] = None,
@@ -55,10 +56,14 @@ async def page_tasks(
     after: str | None = None,
     limit: Limit = 50,
 ) -> KeysetPage[StatusView]:
-    """Your tasks, newest first, a page at a time; with `watched` also those you watch."""
+    """Your tasks, newest first, a page at a time; with `watched` also those you watch.
+
+    Services see everyone's.
+    """
     filters = Filters(
-        states=tuple(state or ()), name=name, task_type=task_type, created_after=created_after,
-        created_before=created_before, parent=parent, root_only=root_only,
+        uuids=tuple(uuid or ()), states=tuple(state or ()), name=name, task_type=task_type,
+        created_after=created_after, created_before=created_before, parent=parent,
+        root_only=root_only,
     )  # fmt: skip
     allowed = permissions.visible_to(caller) if watched else permissions.owned_by(caller)
     return await _page(request, session, [*allowed, *filters.conditions()], after, limit)

@@ -28,12 +28,15 @@ class Filters:
     created_before: datetime | None = None
     parent: UUID | None = None
     root_only: bool = False
+    uuids: tuple[UUID, ...] = ()
 
     def conditions(self) -> list[Any]:
         found: list[Any] = []
         if words := _words(self.q, col(Searchable.words)):
             named = select(Searchable.status_id).where(*words)
             found.append(col(Status.uuid).in_(named))
+        if self.uuids:
+            found.append(col(Status.uuid).in_(self.uuids))
         if self.states:
             found.append(col(Status.state).in_(self.states))
         if self.name is not None:

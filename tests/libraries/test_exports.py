@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -22,6 +22,7 @@ from services.libraries import (
     drafts,
     entities,
     export_names,
+    export_places,
     leftovers,
     libraries,
     library_versions,
@@ -728,3 +729,75 @@ async def test_changing_an_exporter_with_an_old_fence_is_refused(shelf: Shelf) -
         await GENERAL.general_delete(late, resource="exporters", instance_id=ident_of(exporter))
     shown = await shelf.http.get(exporter["pulp_href"], headers=STAFF)
     assert shown.json()["path"] == "new"
+
+
+async def test_an_export_is_removed_with_its_files_and_its_place_is_free_again(
+    shelf: Shelf,
+) -> None:
+    await shelf.version(a="x")
+    tree, packed = await shelf.exporter("one"), await shelf.exporter("two", format="zip")
+    shown = [await shelf.export(one, version=1) for one in (tree, packed)]
+    shelf.asked.gone.clear()
+
+    for one in shown:
+        where = f"{EXPORTS}{ident_of(one)}/"
+        for headers, status in ((as_user("eve"), 403), ({}, 401), (STAFF, 204), (STAFF, 404)):
+            answer = await shelf.http.delete(where, headers=headers)
+            assert answer.status_code == status
+    await shelf.asked.take_news()
+
+    assert await files_in(shelf.files, "exports") == []
+    assert (await shelf.http.get(EXPORTS, headers=STAFF)).json()["results"] == []
+    assert shelf.asked.gone == [one["prn"] for one in shown]
+    await shelf.export(tree, version=1)
+
+
+async def test_an_export_of_another_library_is_not_removed(shelf: Shelf) -> None:
+    await shelf.version(a="x")
+    shown = await shelf.export(await shelf.exporter(), version=1)
+    async with shelf.sessions.begin() as session:
+        await make_library(session, slug="OTHER", user="ines")
+
+    for ident in (ident_of(shown), str(uuid4()), "x"):
+        path = f"{V2}/lib:Fjord:OTHER/exports/{ident}/"
+        assert (await shelf.http.delete(path, headers=STAFF)).status_code == 404
+    assert await files_in(shelf.files, "exports") != []
+
+
+async def test_an_export_that_is_written_is_not_removed(shelf: Shelf) -> None:
+    await shelf.version(**{f"c{number}": "x" for number in range(40)})
+    await shelf.ask(await shelf.exporter(), version=1)
+    with pytest.raises(OSError, match="dead"):
+        await run_with(shelf, Killed(shelf.files.url), fence=50)
+    where = f"{EXPORTS}{ident_of(await shelf.newest())}/"
+
+    assert (await shelf.http.delete(where, headers=STAFF)).status_code == 409
+    async with shelf.sessions.begin() as session:
+        export = (await session.exec(select(Export))).one()
+        await export_places.give_up(session, shelf.files, export)
+    assert (await shelf.http.delete(where, headers=STAFF)).status_code == 204
+
+
+async def test_old_exports_go_with_the_clean_up_when_the_settings_say_so(shelf: Shelf) -> None:
+    await shelf.version(a="x")
+    old = await shelf.export(await shelf.exporter("old"), version=1)
+    new = await shelf.export(await shelf.exporter("new"), version=1)
+    async with shelf.sessions.begin() as session:
+        export = await session.get(Export, UUID(ident_of(old)))
+        assert export is not None
+        export.finished = utc_now() - timedelta(days=8)
+        session.add(export)
+
+    async def left(days: float) -> list[str]:
+        task = make_task(
+            shelf.app.state.database, shelf.files, user=None, clients=Tasks(), export_days=days
+        )
+        await leftovers.clean_files(task, limit=utc_now() - timedelta(days=1), now=utc_now())
+        rows = (await shelf.http.get(EXPORTS, headers=STAFF)).json()["results"]
+        return [row["path"] for row in rows]
+
+    both = [new["path"], old["path"]]
+    assert [await left(days) for days in (0, 9)] == [both, both]
+    assert await left(7) == both[:1]
+    assert await shelf.tree(old["path"]) == {}
+    assert await shelf.tree(new["path"]) != {}

@@ -31,12 +31,19 @@ class UserTasks:
     """The user_tasks service, as far as it is asked how a task is."""
 
     def __init__(self, asked: Asked) -> None:
-        self.asked, self.states = asked, dict[str, str]()
+        self.asked, self.states, self.requests = asked, dict[str, str](), 0
 
-    async def get(self, service: str, path: str) -> Any:
+    async def get(self, service: str, path: str, **params: Any) -> Any:
+        self.requests += 1
+        if params:
+            known = [one for one in params["uuid"] if one in self.states]
+            return {"results": [self.show(one) for one in known], "next": None}
         task_id = path.strip("/").rpartition("/")[2]
         if task_id not in self.states:
             raise StatusUnknown
+        return self.show(task_id)
+
+    def show(self, task_id: str) -> dict[str, Any]:
         progress: Any = self.asked.task.progress
         artifacts = [
             {
@@ -294,8 +301,10 @@ async def test_backups_are_listed_newest_first_with_their_end(person: Person) ->
         await person.asked.run()
     person.tasks.states[tasks[1]] = "Succeeded"
 
+    before = person.tasks.requests
     listed = (await person.get(where)).json()
 
+    assert person.tasks.requests == before + 1
     assert [one["task_id"] for one in listed] == tasks[::-1]
     assert [one["state"] for one in listed] == ["Succeeded", "Pending"]
     assert listed[0]["url"].startswith("http://x/user_tasks/")

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from services.user_tasks import artifacts, statuses
 from shared import outbox
+from shared.callers import service_token
 from shared.paging import make_cursor
 from tests.user_tasks.conftest import (
     NOON,
@@ -509,3 +510,29 @@ async def test_bad_parameters_are_refused(http: httpx.AsyncClient, params: dict[
     answer = await http.get(f"{V1}/tasks/", params=params, headers=OWNER)
 
     assert answer.status_code == 400
+
+
+async def test_several_tasks_are_read_by_their_ids(app: FastAPI, http: httpx.AsyncClient) -> None:
+    ids = [uuid4() for _ in range(3)]
+    async with app.state.database.sessions.begin() as session:
+        news = [
+            make_news(task_id=ids[0]), make_news(task_id=ids[1], user="olga"),
+            make_news(task_id=ids[2]),
+        ]  # fmt: skip
+        await statuses.record_lifecycle(session, news, now=NOON)
+
+    async def read(headers: dict[str, str], *wanted: Any) -> set[str]:
+        answer = await http.get(
+            f"{V1}/tasks/", headers=headers, params={"uuid": [str(one) for one in wanted]}
+        )
+        assert answer.status_code == 200, answer.text
+        return {row["uuid"] for row in answer.json()["results"]}
+
+    service = {"Authorization": f"Bearer {service_token(app.state.settings)}"}
+    first, second, third = map(str, ids)
+    assert await read(service, *ids[:2], uuid4()) == {first, second}
+    assert await read(OWNER, *ids[:2]) == {first}
+    assert await read(OWNER) == {first, third}
+    for wrong in (["x"], [str(uuid4())] * 201):
+        answer = await http.get(f"{V1}/tasks/", headers=OWNER, params={"uuid": wrong})
+        assert answer.status_code == 400
