@@ -4,6 +4,7 @@ What changes the tree (children, deleting, restoring) holds the library's lock: 
 once the second builds on what the first has made.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -205,14 +206,14 @@ async def _replaced(
     keys: Sequence[ItemKey],
 ) -> list[tuple[int, int | None]]:
     """Children that are deleted can be named as long as a pin of theirs is left in the list."""
-    before: dict[str, list[ChildRow]] = {}
+    before: dict[str, deque[ChildRow]] = {}
     for row in base:
         if row.shown:
-            before.setdefault(row.entity_ref, []).append(row)
+            before.setdefault(row.entity_ref, deque()).append(row)
     kept: list[ChildRow | None] = []
     for key in keys:
-        copies = before.get(key.ref, []) if key.library_key == library.key else []
-        kept.append(copies.pop(0) if copies and key.kind is CHILD_KIND[kind] else None)
+        copies = before.get(key.ref) if key.library_key == library.key else None
+        kept.append(copies.popleft() if copies and key.kind is CHILD_KIND[kind] else None)
     new = [key for key, row in zip(keys, kept, strict=True) if row is None or row.pin is None]
     ids = await _live_children(session, library, kind, new)
     return [

@@ -78,7 +78,9 @@ def sample(schema: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         "title": "T", "description": "", "usage_keys": [block(0)], "collection_keys": ["c"],
         "olx": "<problem/>", "display_name": "D", "container_type_code": "unit", "tags": ["a"],
         "block_type": "problem", "definition_id": "n", "access_level": "read", "org": "R",
-        "email": "a@example.test", "usage_key": block(0),
+        "email": "a@example.test", "usage_key": block(0), "items": [block(0)], "keys": [block(0)],
+        "mode": "copy", "collections": [], "data": "", "metadata": {"a": 1},
+        "pinned_version_num": 1,
     }  # fmt: skip
     return {name: values.get(name) for name in schema.get("properties", {})}
 

@@ -15,6 +15,7 @@ from services.libraries.states import Kind
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2
+from tests.libraries.test_transfers import statements
 
 LIB = "lib:CL-TEST:lib-1"
 FIELDS = {
@@ -431,3 +432,12 @@ async def test_unknown_collections_are_not_found(author: Author, code: str) -> N
     for method in ("GET", "PATCH", "DELETE"):
         answer = await author.call(method, f"{LIB}/collections/{code}/", {"title": "T"})
         assert answer.status_code == 404, answer.text
+
+
+async def test_several_permissions_are_one_question(app: FastAPI, author: Author) -> None:
+    with statements(app) as seen:
+        body = {"title": "T", "description": ""}
+        answer = await author.call("POST", f"{LIB}/collections/", body)
+
+    assert answer.status_code == 200
+    assert sum("team_group_member" in statement for statement in seen) == 1

@@ -10,7 +10,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
 
-from services.libraries import containers, entities, libraries, transferring
+from services.libraries import components, containers, entities, libraries, transferring
+from services.libraries.errors import BlockUnknown
 from services.libraries.keys import parse_item_key
 from services.libraries.states import Mode
 from services.libraries.transferring import Limits
@@ -403,3 +404,20 @@ async def test_the_cost_does_not_grow_with_what_is_transferred(
 
     small, large, larger = await unit("s", 1), await unit("l", 12), await unit("m", 7)
     assert await cost(small) == await cost(large, larger)
+
+
+async def test_an_edit_after_the_deletion_does_not_undo_it(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    """Who has found the block before it was deleted edits it no more."""
+    async with app.state.database.sessions.begin() as session:
+        library = await libraries.get(session, BIRDS)
+        quiz = await entities.get(session, library, "xblock.v1:problem:quiz")
+        await http.delete(f"{V2}/blocks/{QUIZ}/", headers=STAFF)
+        say: dict[str, Any] = {"user": "ines", "now": utc_now()}
+        with pytest.raises(BlockUnknown):
+            await components.set_olx(session, library, quiz, "<problem/>", **say)
+        with pytest.raises(BlockUnknown):
+            await components.delete_asset(session, library, quiz, "static/a", **say)
+
+    assert not await is_there(http, QUIZ)
