@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 PROBLEM_JSON = "application/problem+json"
 # PostgreSQL gave this one up so that another could go on: nothing is stored.
 RETRYABLE = {"40P01", "40001"}
+# A pattern, because pydantic tries it without leaving its own code.
+NO_NUL = r"^[^\x00]*$"
 ContractBody = Callable[["Problem"], Any]
 
 
@@ -230,4 +232,6 @@ def _message(item: dict[str, Any]) -> str:
         return "This field is required."
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NO_NUL:
+        return "NUL characters are not allowed."
     return str(item["msg"])

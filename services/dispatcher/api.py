@@ -39,7 +39,7 @@ async def dispatch_tasks(
     Sent again with the same ids, nothing is stored twice.
     """
     accepted: Sequence[UUID] = await request.app.state.accepting.add(tasks)
-    return _json([str(task_id) for task_id in accepted], 202)
+    return _json(list(accepted), 202)
 
 
 @router.post("/tasks/immediate")

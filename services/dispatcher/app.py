@@ -40,7 +40,6 @@ async def collecting(app: FastAPI) -> AsyncIterator[None]:
     sessions = state.database.sessions
     async with sessions.begin() as session:
         await schedules.keep_built_in(session, state.settings, now=utc_now())
-    state.accepting = Arrivals[TaskRequest, UUID](sessions.begin, runs.accept_each)
     async with connections(state.settings.database_url, most=4) as pool:
         state.connections = pool
 
@@ -53,6 +52,15 @@ async def collecting(app: FastAPI) -> AsyncIterator[None]:
                 state.relay.wake()
             return answers
 
+        async def accept(
+            connection: Any, requests: Sequence[TaskRequest], *, now: datetime
+        ) -> Sequence[UUID]:
+            state.pusher.wake(await runs.accept_at_once(connection, requests, now=now))
+            if any(request.user_task for request in requests):
+                state.relay.wake()
+            return [request.id for request in requests]
+
+        state.accepting = Arrivals[TaskRequest, UUID](pool.acquire, accept)
         state.exchanging = Arrivals[tuple[UUID, Exchange], dict[str, Any]](pool.acquire, exchange)
         yield
 

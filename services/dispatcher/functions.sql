@@ -2,7 +2,7 @@
 --
 -- They are functions of the database because their cost is round trips: one call handles
 -- everything that arrived together. All of them need the dispatcher's lock (see claims.py), which
--- `exchange_runs` takes itself. Where rows are looked up for others, `any(array(…))` says so twice:
+-- `accept_tasks` and `exchange_runs` take themselves. Where rows are looked up for others, `any(array(…))` says so twice:
 -- a join alone may be planned as a walk through all rows while there are only few.
 -- Migrations install this file; a change of it needs a migration that installs it again.
 
@@ -145,6 +145,120 @@ begin
       returning id)
     select array_agg(id) into dependents from stopped;
     return query select * from end_tasks(dependents, at);
+  end if;
+end $$;
+
+
+-- Stores tasks in the order of `items` at the end of their resources' queues; known ids are passed
+-- over. A claim is granted when nothing conflicting stands before it: neither in the table, where
+-- everything is earlier, nor in this batch. Where claims wait, an exclusive one is held or waits
+-- first, so who shares need not look for it among them. `offset 0` keeps the planner from reading
+-- the whole table into a hash, which it likes to do while that is empty.
+-- Returns what is new, and what became ready; user_tasks is told, and a task that comes into a
+-- chain that is broken already ends at once. contract: dispatcher §3.1
+create or replace function accept_tasks(items jsonb, at timestamptz)
+returns table (task_id uuid, task_queue text, is_new boolean, is_ready boolean)
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+set enable_material = off
+as $$
+declare
+  ids uuid[];
+  queues text[];
+  free boolean[];
+  seen boolean;
+  broken uuid[];
+  stopped uuid[];
+begin
+  perform pg_advisory_xact_lock(7120042);
+  with asked as materialized (
+    select * from jsonb_to_recordset(items) as r (
+      place int, id uuid, name text, queue text, arguments jsonb, username text, logging_cid text,
+      parent_id uuid, group_id uuid, chain_id uuid, dependent boolean, immediate boolean,
+      deferred boolean, versions jsonb, requirement_id int, profile_options text[],
+      exclusive text[], shared text[], reserved text[], user_task jsonb, repeatable boolean,
+      lease_seconds float, wait_seconds float)
+    where not exists (select from task where task.id = r.id offset 0)
+  ), placed as materialized (
+    select nextval('task_seq_seq') as seq, ordered.*
+    from (select row_number() over (order by place) as number, asked.* from asked
+          order by place) as ordered
+  ), wish as (
+    select seq, named.place::int, named.resource, named.place <= cardinality(exclusive) as exclusive
+    from placed cross join lateral unnest(exclusive || shared)
+      with ordinality as named (resource, place)
+  ), judged as materialized (
+    select seq, place, resource, exclusive,
+           case when exclusive
+             then count(*) over before = 0
+                  and not exists (
+                    select from claim where claim.resource = wish.resource and granted offset 0)
+             else not coalesce(bool_or(exclusive) over before, false)
+                  and not exists (
+                    select from claim
+                    where claim.resource = wish.resource and claim.exclusive and granted offset 0)
+           end
+           and not exists (
+             select from claim where claim.resource = wish.resource and not granted offset 0)
+           as granted
+    from wish
+    window before as (
+      partition by resource order by seq rows between unbounded preceding and 1 preceding)
+  ), stored as (
+    insert into claim (seq, place, resource, exclusive, granted)
+    select seq, place, resource, exclusive, granted from judged
+  ), waits as materialized (
+    -- By the task's number in this batch: each has a claim, on its domain. A join of the two would
+    -- compare all with all, as hashing is off.
+    select array_agg(claims order by seq) as claims
+    from (select seq, count(*) filter (where not granted)::int as claims
+          from judged group by seq) as one
+  ), made as (
+    insert into task (
+      id, seq, state, name, queue, arguments, username, logging_cid, parent_id, group_id,
+      chain_id, dependent, immediate, deferred, versions, requirement_id, profile_options, owned,
+      reserved, user_task, repeatable, attempt, blocked_by, created_at, updated_at, unblocked_at,
+      lease_seconds, started_at, fence, expires_at)
+    overriding system value
+    select
+      id, placed.seq, case when granted_lease then 'running' else 'waiting' end, name, queue,
+      arguments, username, logging_cid, parent_id, group_id, chain_id, dependent, immediate,
+      deferred, versions, requirement_id, profile_options, true, reserved, user_task, repeatable,
+      1, ungranted.claims, at, at, case when ungranted.claims = 0 then at end, lease_seconds,
+      case when granted_lease then at end,
+      case when granted_lease then nextval('fence_seq') end,
+      at + make_interval(secs => case when granted_lease then lease_seconds else wait_seconds end)
+    from placed cross join waits
+    cross join lateral (select waits.claims[placed.number] as claims) as ungranted
+    cross join lateral (
+      select ungranted.claims = 0 and lease_seconds is not null as granted_lease) as lease
+    returning task.id, task.queue, task.blocked_by = 0 as free, task.user_task, task.chain_id,
+              task.dependent
+  )
+  select array_agg(made.id), array_agg(made.queue), array_agg(made.free),
+         bool_or(made.user_task is not null),
+         array_agg(made.chain_id) filter (where made.dependent and made.chain_id is not null)
+    into ids, queues, free, seen, broken from made;
+  return query
+    select new.id, new.queue, true, new.free from unnest(ids, queues, free) as new (id, queue, free);
+  if seen then
+    perform tell_user_tasks(ids, at);
+  end if;
+  if broken is not null then
+    -- Links of one chain may arrive apart from each other.
+    with late as (
+      update task set state = 'canceled', finished_at = at, updated_at = at, retry_at = null,
+        error = '{"reason": "A task before it in its chain did not complete."}'
+      where chain_id = any(broken) and dependent and state || '' = 'waiting' and exists (
+        select from task as other
+        where other.chain_id = task.chain_id and other.state in ('failed', 'canceled', 'canceling'))
+      returning id)
+    select array_agg(id) into stopped from late;
+    return query select ready_id, ready_queue, false, true from end_tasks(stopped, at);
   end if;
 end $$;
 

@@ -12,6 +12,7 @@ import orjson
 from packaging.version import InvalidVersion, Version
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.dispatcher.claims import LOCK
 from shared.database import driver
 
 NONE = 0
@@ -34,12 +35,15 @@ _WORKERS = "select id, versions from worker order by id for update"
 _MEET = "update worker set meets = meets || $2::int[] where id = $1"
 
 
-async def numbers(session: AsyncSession, wanted: Sequence[Mapping[str, str]]) -> dict[str, int]:
-    """The number of each set of versions, by its canonical JSON. Needs the dispatcher's lock."""
+async def numbers(connection: Any, wanted: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """The number of each set of versions, by its canonical JSON.
+
+    Takes the dispatcher's lock, if there are any.
+    """
     sets = sorted({canonical(versions) for versions in wanted if versions})
     if not sets:
         return {}
-    connection = await driver(session)
+    await connection.execute(f"select pg_advisory_xact_lock({LOCK})")
     known = {canonical(row["versions"]): row["id"] for row in await connection.fetch(_KNOWN, sets)}
     missing = [versions for versions in sets if versions not in known]
     if missing:

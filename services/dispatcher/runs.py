@@ -4,6 +4,7 @@ All functions take many tasks at once and use a fixed number of statements. Each
 state is one conditional update, so that of two that race exactly one counts.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from services.dispatcher import claims, removing, requirements
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.schemas import (
     DOMAIN,
+    LEASE_MARK,
     FinishAnswer,
     FinishReport,
     TaskRequest,
@@ -27,7 +29,6 @@ from shared.database import driver
 from shared.outbox import wake_relay_later
 
 WORKER_MISSING = "Worker has gone missing."
-CHAIN_BROKEN = "A task before it in its chain did not complete."
 
 
 def as_json(value: Any) -> str:
@@ -44,27 +45,38 @@ async def accept(
     """
     if not requests:
         return []
-    await claims.serialized(session)
+    connection = await driver(session)
+    tasks = await _as_rows(connection, requests)
+    rows = await connection.fetch("select * from accept_tasks($1::jsonb, $2)", tasks, now)
+    ready = [row for row in rows if row["is_ready"]]
+    wake_later(session, [{"id": row["task_id"], "queue": row["task_queue"]} for row in ready])
+    if any(request.user_task for request in requests):
+        wake_relay_later(session)
+    return [row["task_id"] for row in rows if row["is_new"]]
+
+
+_ACCEPT = """
+select array_agg(distinct task_queue) filter (where is_ready) as ready
+from accept_tasks($1::jsonb, $2)
+"""
+
+
+async def accept_at_once(
+    connection: Any, requests: Sequence[TaskRequest], *, now: datetime
+) -> set[str]:
+    """The same in a transaction of its own. Returns the queues in which tasks became ready."""
+    plain = not any(request.versions for request in requests)
+    async with contextlib.nullcontext() if plain else connection.transaction():
+        tasks = await _as_rows(connection, requests)
+        return set(await connection.fetchval(_ACCEPT, tasks, now) or ())
+
+
+async def _as_rows(connection: Any, requests: Sequence[TaskRequest]) -> str:
+    numbers = await requirements.numbers(connection, [request.versions for request in requests])
     by_id: dict[UUID, TaskRequest] = {}
     for request in requests:
         by_id.setdefault(request.id, request)
-    numbers = await requirements.numbers(session, [request.versions for request in requests])
-    rows = [_row(place, request, numbers) for place, request in enumerate(by_id.values())]
-    stored = await claims.enqueue(session, as_json(rows), now=now)
-    new = [row["id"] for row in stored]
-    if any(by_id[task_id].user_task for task_id in new):
-        await (await driver(session)).execute("select tell_user_tasks($1, $2)", new, now)
-        wake_relay_later(session)
-    await _cancel_broken(session, [by_id[task_id] for task_id in new], now)
-    return new
-
-
-async def accept_each(
-    session: AsyncSession, requests: Sequence[TaskRequest], *, now: datetime
-) -> list[UUID]:
-    """As `accept`, answering every id: also those that were known already."""
-    await accept(session, requests, now=now)
-    return [request.id for request in requests]
+    return as_json([_row(place, request, numbers) for place, request in enumerate(by_id.values())])
 
 
 def claimed(request: TaskRequest) -> dict[str, bool]:
@@ -80,43 +92,34 @@ def claimed(request: TaskRequest) -> dict[str, bool]:
 
 def reserved(request: TaskRequest) -> list[str]:
     """The names of a task's resources as its record shows them. contract: dispatcher §1.5"""
+    return _reserved(*_split(request))
+
+
+def _split(request: TaskRequest) -> tuple[list[str], list[str]]:
+    """What is claimed exclusively, and what is shared."""
     wanted = claimed(request)
     exclusive = [resource for resource, alone in wanted.items() if alone]
-    shared = [name for name, alone in wanted.items() if not alone and name != DOMAIN]
-    written = shared + [DOMAIN] * (not wanted[DOMAIN])
-    return exclusive + [f"shared:{name}" for name in written]
+    return exclusive, [resource for resource, alone in wanted.items() if not alone]
+
+
+def _reserved(exclusive: list[str], shared: list[str]) -> list[str]:
+    # The domain, when it is shared, is the first of all.
+    written = [*shared[1:], *shared[:1]] if shared[:1] == [DOMAIN] else shared
+    return exclusive + [f"{LEASE_MARK}{name}" for name in written]
 
 
 def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[str, Any]:
-    wanted = claimed(request)
-    exclusive = [resource for resource, alone in wanted.items() if alone]
-    shared = [resource for resource, alone in wanted.items() if not alone]
-    return {
+    exclusive, shared = _split(request)
+    return vars(request) | {
         "place": place,
-        "id": request.id,
         "name": request.name,
-        "queue": request.queue,
-        "arguments": request.arguments,
-        "username": request.username,
-        "logging_cid": request.logging_cid,
-        "parent_id": request.parent_id,
-        "group_id": request.group_id,
-        "chain_id": request.chain_id,
-        "dependent": request.dependent,
-        "immediate": request.immediate,
-        "deferred": request.deferred,
-        "versions": request.versions,
         "requirement_id": numbers[requirements.canonical(request.versions)]
         if request.versions
         else requirements.NONE,
-        "profile_options": request.profile_options,
         "exclusive": exclusive,
         "shared": shared,
-        "reserved": reserved(request),
+        "reserved": _reserved(exclusive, shared),
         "user_task": request.user_task and request.user_task.model_dump(),
-        "repeatable": request.repeatable,
-        "lease_seconds": request.lease_seconds,
-        "wait_seconds": request.wait_seconds,
     }
 
 
@@ -253,24 +256,6 @@ async def delete_finished(session: AsyncSession, task_id: UUID) -> bool:
         return False
     await removing.remove(session, [task_id])
     return True
-
-
-# In chains that are broken already; links of one chain may arrive apart from each other.
-_TOO_LATE = """
-select id from task
-where chain_id = any($1::uuid[]) and dependent and state = 'waiting' and exists (
-  select from task as other
-  where other.chain_id = task.chain_id and other.state in ('failed', 'canceled', 'canceling'))
-"""
-
-
-async def _cancel_broken(
-    session: AsyncSession, requests: Sequence[TaskRequest], now: datetime
-) -> None:
-    chains = {request.chain_id for request in requests if request.dependent and request.chain_id}
-    if chains:
-        rows = await (await driver(session)).fetch(_TOO_LATE, list(chains))
-        await cancel_waiting(session, [row["id"] for row in rows], CHAIN_BROKEN, now=now)
 
 
 async def end(session: AsyncSession, ids: Sequence[UUID], *, now: datetime) -> None:

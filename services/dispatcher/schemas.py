@@ -21,6 +21,7 @@ from pydantic import (
 
 from services.dispatcher.states import State
 from services.user_tasks.schemas import ContainerSpec
+from shared.problems import NO_NUL
 
 DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
 MOST_RESOURCES = 1000
@@ -61,8 +62,8 @@ def moment(value: object) -> datetime:
         raise ValueError("Enter a valid date/time.") from error
 
 
-Text = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(without_nul)]
-AnyText = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(without_nul)]
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NO_NUL)]
+AnyText = Annotated[str, Field(max_length=LONGEST_NAME, pattern=NO_NUL)]
 Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Resource = Text
 
@@ -102,19 +103,19 @@ class TaskRequest(BaseModel):
     id: UUID
     function: Text
     queue: Text
-    arguments: dict[str, Any] = {}
-    exclusive: list[Resource] = Field(default=[], max_length=MOST_RESOURCES)
-    shared: list[Resource] = Field(default=[], max_length=MOST_RESOURCES)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    exclusive: list[Resource] = Field(default_factory=list, max_length=MOST_RESOURCES)
+    shared: list[Resource] = Field(default_factory=list, max_length=MOST_RESOURCES)
     username: Text | None = None
-    logging_cid: Annotated[str, Field(max_length=128), AfterValidator(without_nul)] = ""
+    logging_cid: Annotated[str, Field(max_length=128, pattern=NO_NUL)] = ""
     parent_id: UUID | None = None
     group_id: UUID | None = None
     chain_id: UUID | None = None
     dependent: bool = False
     immediate: bool = False
     deferred: bool = True
-    versions: dict[Text, Text] = Field(default={}, max_length=MOST_VERSIONS)
-    profile_options: list[Text] = Field(default=[], max_length=MOST_VERSIONS)
+    versions: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_VERSIONS)
+    profile_options: list[Text] = Field(default_factory=list, max_length=MOST_VERSIONS)
     repeatable: bool = False
     user_task: UserTaskSpec | None = None
     lease_seconds: float | None = Field(default=None, gt=0, le=LONGEST_RETRY, allow_inf_nan=False)
@@ -123,7 +124,8 @@ class TaskRequest(BaseModel):
 
     @model_validator(mode="after")
     def storable(self) -> Self:
-        storable_arguments(self.arguments)
+        if self.arguments:
+            storable_arguments(self.arguments)
         if self.user_task is not None and self.username is None:
             raise ValueError("A user task needs its user.")
         if not (self.immediate or self.deferred):

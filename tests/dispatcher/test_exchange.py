@@ -298,7 +298,7 @@ async def test_the_rest_of_a_chain_is_canceled_when_a_link_fails(session: AsyncS
     states = [(await get(session, link)).state for link in links]
     assert states == [State.FAILED, State.CANCELED, State.CANCELED]
     row = await get(session, links[1])
-    assert row.error == {"reason": runs.CHAIN_BROKEN}
+    assert row.error == {"reason": "A task before it in its chain did not complete."}
 
 
 async def test_a_link_that_arrives_after_its_chain_broke_is_canceled(
