@@ -18,6 +18,7 @@ from shared.clients import ServiceClients
 from shared.database import Database
 from shared.events import EventRelay, event_relay
 from shared.files import Files
+from shared.garbage import collect_seldom
 from shared.limits import Boundary
 from shared.migrations import require_current
 from shared.outbox import Delivery, Inbox, NoteHandler, Receipt, Relay
@@ -56,6 +57,7 @@ def create_service_app(
             app.state.inbox = Inbox(app.state.database.sessions, notes or {})
             for start in background:
                 await stack.enter_async_context(start(app))
+            collect_seldom()
             log.info("web.ready", service=name)
             yield
 

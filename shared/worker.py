@@ -30,6 +30,7 @@ from shared.clients import ServiceClients
 from shared.database import Database, Sessions
 from shared.events import EventRelay, event_relay
 from shared.files import Files
+from shared.garbage import collect_seldom
 from shared.loops import end
 from shared.migrations import require_current
 from shared.outbox import Relay
@@ -87,6 +88,7 @@ async def run(spec: WorkerSpec) -> None:
         await stack.enter_async_context(_health_page(context))
         for start in spec.background:
             await stack.enter_async_context(start(context))
+        collect_seldom()
         log.info("worker.ready", service=settings.service)
         await _work(spec, context)
     log.info("worker.stopped", service=settings.service)

@@ -79,48 +79,43 @@ async def _as_rows(connection: Any, requests: Sequence[TaskRequest]) -> str:
     return as_json([_row(place, request, numbers) for place, request in enumerate(by_id.values())])
 
 
-def claimed(request: TaskRequest) -> dict[str, bool]:
-    """Resource → whether exclusively. Named both ways, the exclusive claim wins; every task
-    shares its domain, so that a task may stop a whole domain. contract: dispatcher DI-06, DI-12
-    """
-    return {
-        DOMAIN: False,
-        **dict.fromkeys(request.shared, False),
-        **dict.fromkeys(request.exclusive, True),
-    }
-
-
 def reserved(request: TaskRequest) -> list[str]:
     """The names of a task's resources as its record shows them. contract: dispatcher §1.5"""
-    return _reserved(*_split(request))
+    return _reserved(*_claimed(request))
 
 
-def _split(request: TaskRequest) -> tuple[list[str], list[str]]:
-    """What is claimed exclusively, and what is shared."""
-    wanted = claimed(request)
-    exclusive = [resource for resource, alone in wanted.items() if alone]
-    return exclusive, [resource for resource, alone in wanted.items() if not alone]
+def _claimed(request: TaskRequest) -> tuple[list[str], list[str]]:
+    """What is claimed exclusively, and what is shared.
+
+    Named both ways, the exclusive claim wins; every task shares its domain, so that a task may
+    stop a whole domain. contract: dispatcher DI-06, DI-12
+    """
+    exclusive = dict.fromkeys(request.exclusive)
+    shared = dict.fromkeys([DOMAIN, *request.shared])
+    return list(exclusive), [resource for resource in shared if resource not in exclusive]
 
 
 def _reserved(exclusive: list[str], shared: list[str]) -> list[str]:
-    # The domain, when it is shared, is the first of all.
+    # The domain, when it is shared, is the first of all and written last.
     written = [*shared[1:], *shared[:1]] if shared[:1] == [DOMAIN] else shared
-    return exclusive + [f"{LEASE_MARK}{name}" for name in written]
+    return exclusive + [LEASE_MARK + name for name in written]
 
 
 def _row(place: int, request: TaskRequest, numbers: Mapping[str, int]) -> dict[str, Any]:
-    exclusive, shared = _split(request)
-    return vars(request) | {
+    exclusive, shared = _claimed(request)
+    row = vars(request) | {
         "place": place,
         "name": request.name,
-        "requirement_id": numbers[requirements.canonical(request.versions)]
-        if request.versions
-        else requirements.NONE,
+        "requirement_id": requirements.NONE,
         "exclusive": exclusive,
         "shared": shared,
         "reserved": _reserved(exclusive, shared),
-        "user_task": request.user_task and request.user_task.model_dump(),
     }
+    if request.versions:
+        row["requirement_id"] = numbers[requirements.canonical(request.versions)]
+    if request.user_task:
+        row["user_task"] = request.user_task.model_dump()
+    return row
 
 
 async def finish(
