@@ -24,6 +24,7 @@ class Loaded:
     """What the callers saw."""
 
     requests: int
+    began: float  # by the clock on the wall, when the first request was sent
     seconds: float
     median: float
     p95: float
@@ -134,12 +135,12 @@ async def generate(plan: dict[str, Any]) -> Loaded:
         )[1]
         for _ in range(min(plan["callers"], count))
     ]
-    began = time.perf_counter()
+    wall, began = time.time(), time.perf_counter()
     for caller in callers:
         caller.send_next()
     await asyncio.gather(*(caller.done for caller in callers))
     seconds = time.perf_counter() - began
-    return Loaded(count, seconds, percentile(seen, 0.5), percentile(seen, 0.95))
+    return Loaded(count, wall, seconds, percentile(seen, 0.5), percentile(seen, 0.95))
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ BATCH = 500
 # Well below the limit of a body, whatever one payload more brings.
 MOST_BYTES = 4 * 1024 * 1024
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.025
 
 
 class NoteHandler(Protocol):

@@ -78,8 +78,9 @@ end $$;
 
 -- Leaves a note to user_tasks for each of these tasks that a person sees, and the setting
 -- lyceum.told for the rest of the transaction if there was one. A note describes its task whole,
--- so any of them may come first.
-create or replace function tell_user_tasks(ids uuid[], at timestamptz) returns void
+-- so any of them may come first. `progress` says, by id, how far those came that ended.
+create or replace function tell_user_tasks(ids uuid[], at timestamptz, progress jsonb default null)
+returns void
 language plpgsql as $$
 begin
   insert into outbox (receiver, name, payload)
@@ -101,7 +102,8 @@ begin
     'task_type', coalesce(user_task ->> 'task_type', ''),
     'total_steps', coalesce(user_task -> 'total_steps', '1'),
     'parameters', coalesce(user_task -> 'parameters', '{}'),
-    'containers', coalesce(user_task -> 'containers', '[]'))
+    'containers', coalesce(user_task -> 'containers', '[]'),
+    'progress', progress -> id::text)
   from task
   where id = any(ids) and user_task is not null and state <> 'canceling'
   order by seq;
@@ -114,7 +116,7 @@ end $$;
 -- Everything that follows from the ends of these tasks, which have their final states already:
 -- their resources are freed, their running reports end as they did, user_tasks is told, and what
 -- depends on them in a broken chain is canceled. Returns the tasks that became ready.
-create or replace function end_tasks(ids uuid[], at timestamptz)
+create or replace function end_tasks(ids uuid[], at timestamptz, progress jsonb default null)
 returns table (ready_id uuid, ready_queue text)
 language plpgsql as $$
 declare
@@ -134,7 +136,7 @@ begin
     from task where task.id = taskreport.task_id and task.id = any(ids)
       and taskreport.task_id = any(ids) and taskreport.state = 'running';
   if seen then
-    perform tell_user_tasks(ids, at);
+    perform tell_user_tasks(ids, at, progress);
   end if;
   return query select * from release_claims(seqs, at);
   if broken is not null then
@@ -313,7 +315,10 @@ begin
       where task.state not in ('running', 'canceling'));
   end if;
   select coalesce(array_agg(ready_id), '{}'), coalesce(array_agg(ready_queue), '{}')
-    into ready_ids, ready_queues from end_tasks(ended, at);
+    into ready_ids, ready_queues from end_tasks(ended, at, (
+      select jsonb_object_agg(report ->> 'task_id', report -> 'progress')
+      from jsonb_array_elements(reports) as report
+      where jsonb_typeof(report -> 'progress') = 'object'));
   if again is not null then
     perform tell_user_tasks(again, at);
     select ready_ids || coalesce(array_agg(id), '{}'),

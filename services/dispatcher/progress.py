@@ -10,16 +10,24 @@ from uuid import UUID
 import structlog
 
 from services.user_tasks import client as user_tasks
-from services.user_tasks.schemas import LARGEST, ArtifactReport, ProgressReport, stage_of
+from services.user_tasks.schemas import (
+    LARGEST,
+    ArtifactReport,
+    LastProgress,
+    ProgressReport,
+    stage_of,
+)
 from shared import ids
 from shared.arrivals import Arrivals
 from shared.clients import ServiceClients, patiently
-from shared.database import Sessions, utc_now
+from shared.database import utc_now
 from shared.loops import wait_for_news
 from shared.problems import Unavailable
 
 log = structlog.get_logger("progress")
 PAUSE_SECONDS = 0.25
+# A run that is shorter tells how far it came with its end.
+FIRST_SECONDS = 0.05
 
 
 class Teller:
@@ -47,13 +55,13 @@ class Teller:
 class Progress:
     """Steps, stage and artifacts of one run.
 
-    Steps and stage are sent at most four times a second, the last ones always. Every call is
-    a point at which a canceled run stops (`asyncio.CancelledError`).
+    Steps and stage are sent at most four times a second, the last ones with the end of the run.
+    Every call is a point at which a canceled run stops (`asyncio.CancelledError`).
     """
 
-    def __init__(self, task_id: UUID, attempt: int, teller: Teller, sessions: Sessions) -> None:
+    def __init__(self, task_id: UUID, attempt: int, teller: Teller) -> None:
         self._task_id, self._attempt = task_id, attempt
-        self._teller, self._clients, self._sessions = teller, teller.clients, sessions
+        self._teller, self._clients = teller, teller.clients
         self._run = asyncio.current_task()
         self._completed = 0
         self._total: int | None = None
@@ -111,19 +119,11 @@ class Progress:
         )
         return report.artifact_id
 
-    async def close(self) -> None:
-        """Send what is left; through the outbox if the receiver is away."""
+    def last(self) -> LastProgress | None:
+        """What was perhaps not told yet: it goes with the end of the run, and nothing after it."""
         self._closing.set()
-        if self._sender is not None:
-            await self._sender
-        if not self._changed:
-            return
-        report = self._report(utc_now())
-        try:
-            await self._teller.tell(report)
-        except Unavailable:
-            async with self._sessions.begin() as session:
-                await user_tasks.progress_later(session, [report])
+        told = self._sender is None or self._sender.done()
+        return None if told and not self._changed else self._report(utc_now())
 
     async def _change(self) -> None:
         self._changed = True
@@ -132,6 +132,7 @@ class Progress:
         await asyncio.sleep(0)
 
     async def _send(self) -> None:
+        await wait_for_news(self._closing, FIRST_SECONDS)
         while self._changed and not self._closing.is_set():
             self._changed = False
             try:

@@ -104,7 +104,6 @@ async def outcome(
             task.reports,
         ):  # fmt: skip
             result = _storable(await _in_time(call, assignment))
-        await task.progress.close()
     except Again as wish:
         return _report(task, "retry", retry_seconds=wish.seconds)
     except asyncio.CancelledError:
@@ -151,7 +150,7 @@ class TooSlow(Problem):
 
 def _report(task: TaskContext, state: RunEnd, **values: Any) -> FinishReport:
     return FinishReport.model_construct(
-        task_id=task.task_id, fence=task.fence, state=state, **values
+        task_id=task.task_id, fence=task.fence, state=state, progress=task.progress.last(), **values
     )
 
 
@@ -326,7 +325,7 @@ class TaskRunner:
         )
         if self._teller is None or self._teller.clients is not context.clients:
             self._teller = Teller(context.clients)
-        progress = Progress(task_id, assignment.attempt, self._teller, context.sessions)
+        progress = Progress(task_id, assignment.attempt, self._teller)
         reports = Reports(
             task_id, assignment.group_id, context.clients, context.sessions,
             attempt=assignment.attempt,

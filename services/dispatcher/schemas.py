@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from services.dispatcher.states import State
-from services.user_tasks.schemas import ContainerSpec
+from services.user_tasks.schemas import ContainerSpec, LastProgress
 from shared.problems import NO_NUL
 
 DOMAIN = "prn:core.domain:00000000-0000-0000-0000-000000000000"
@@ -262,6 +262,8 @@ class FinishReport(BaseModel):
     result: Any = None
     error: dict[str, Any] | None = None
     retry_seconds: float = Field(default=0, ge=0, le=LONGEST_RETRY, allow_inf_nan=False)
+    # How far the run came, as far as it was not told before.
+    progress: LastProgress | None = None
 
 
 class FinishAnswer(BaseModel):

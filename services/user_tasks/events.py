@@ -126,6 +126,9 @@ def _kinds(change: Change) -> list[str]:
     if state in FINAL:
         if was in FINAL:
             return kinds
+        # It may have begun and ended since it was last looked at.
+        if after["started_at"] is not None and (before is None or before["started_at"] is None):
+            kinds.append("task.started")
         asked = ["task.cancel_requested"] if change.by is not None else []
         return [*kinds, *asked, "task.finished"]
     if state is not was:

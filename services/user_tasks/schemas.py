@@ -93,6 +93,26 @@ class ContainerSpec(BaseModel):
     total_steps: int = Field(default=0, ge=0, le=LARGEST)
 
 
+class LastProgress(BaseModel):
+    """How far a run is: absolute numbers."""
+
+    at: Moment
+    completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
+    total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
+    stage: Annotated[Text, Field(max_length=LONGEST_STAGE), AfterValidator(not_a_state)] | None = (
+        None
+    )
+    # A new name, for the task and all that hold it.
+    name: Annotated[Text, Field(max_length=255)] | None = None
+
+
+class ProgressReport(LastProgress):
+    """How far a run is; a late or repeated report changes nothing."""
+
+    task_id: UUID
+    attempt: int = Field(ge=1, le=LARGEST)
+
+
 class Lifecycle(BaseModel):
     """A task came into a state. Carries the whole description, so that any may come first."""
 
@@ -109,27 +129,14 @@ class Lifecycle(BaseModel):
     parameters: Annotated[dict[str, Any], AfterValidator(storable)] = {}
     # Root first, the direct parent last.
     containers: list[ContainerSpec] = Field(default=[], max_length=10)
+    # How far this attempt came before it ended.
+    progress: LastProgress | None = None
 
     @model_validator(mode="after")
     def a_path(self) -> Self:
         if len({self.task_id, *(spec.id for spec in self.containers)}) <= len(self.containers):
             raise ValueError("A task and what holds it are different from each other.")
         return self
-
-
-class ProgressReport(BaseModel):
-    """How far a run is: absolute numbers; a late or repeated report changes nothing."""
-
-    task_id: UUID
-    attempt: int = Field(ge=1, le=LARGEST)
-    at: Moment
-    completed_steps: int | None = Field(default=None, ge=0, le=LARGEST)
-    total_steps: int | None = Field(default=None, ge=0, le=LARGEST)
-    stage: Annotated[Text, Field(max_length=LONGEST_STAGE), AfterValidator(not_a_state)] | None = (
-        None
-    )
-    # A new name, for the task and all that hold it.
-    name: Annotated[Text, Field(max_length=255)] | None = None
 
 
 class ArtifactReport(BaseModel):

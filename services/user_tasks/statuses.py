@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.user_tasks import artifacts, estimates, permissions, trees
 from services.user_tasks.errors import StatusUnknown
 from services.user_tasks.models import Status
-from services.user_tasks.schemas import ArtifactReport, Lifecycle, ProgressReport
+from services.user_tasks.schemas import ArtifactReport, LastProgress, Lifecycle, ProgressReport
 from services.user_tasks.states import State, follows
 from services.user_tasks.trees import Row, Tree
 from shared import outbox
@@ -35,6 +35,8 @@ async def record_lifecycle(
     trees.name_containers(tree, news)
     for piece in news:
         row = tree.rows[piece.task_id]
+        if piece.progress is not None:
+            _progress(tree, row, piece.attempt, piece.progress)
         if apply(row, piece) and State(piece.state) is State.FAILED:
             tree.errors.append(_error_artifact(piece))
     await _stop_work(session, trees.join(tree))
@@ -90,29 +92,34 @@ async def record_progress(
     tree = await trees.load(session, [report.task_id for report in reports])
     for report in sorted(reports, key=lambda report: (report.attempt, report.at)):
         row = tree.rows.get(report.task_id)
-        if row is not None and counts(row, report):
-            before = row["stage"] if report.attempt == row["attempts"] else None
-            advance(row, report)
-            tree.name_stage(row, before, report.at)
-            if report.name is not None:
-                _rename(tree, row, report.name)
+        if row is not None:
+            _progress(tree, row, report.attempt, report)
     await trees.save(session, tree, now=now)
 
 
-def counts(row: Row, report: ProgressReport) -> bool:
+def _progress(tree: Tree, row: Row, attempt: int, report: LastProgress) -> None:
+    if counts(row, attempt, report):
+        before = row["stage"] if attempt == row["attempts"] else None
+        advance(row, attempt, report)
+        tree.name_stage(row, before, report.at)
+        if report.name is not None:
+            _rename(tree, row, report.name)
+
+
+def counts(row: Row, attempt: int, report: LastProgress) -> bool:
     """Whether a report is news: of this attempt or a later one, newer than the last, in time."""
-    if report.attempt < row["attempts"] or State(row["state"]) is State.SUCCEEDED:
+    if attempt < row["attempts"] or State(row["state"]) is State.SUCCEEDED:
         return False
     if row["finished_at"] is not None and report.at > row["finished_at"]:
         return False
-    newest = row["reported_at"] if report.attempt == row["attempts"] else None
+    newest = row["reported_at"] if attempt == row["attempts"] else None
     return newest is None or report.at > newest
 
 
-def advance(row: Row, report: ProgressReport) -> None:
+def advance(row: Row, attempt: int, report: LastProgress) -> None:
     """Change a row's values as a report that counts says."""
-    if report.attempt > row["attempts"]:
-        _next_attempt(row, report.attempt)
+    if attempt > row["attempts"]:
+        _next_attempt(row, attempt)
     if report.completed_steps is not None:
         row["rate"], row["rate_at"] = estimates.rate(row, report.completed_steps, report.at)
         row["completed_steps"] = report.completed_steps

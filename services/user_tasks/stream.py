@@ -31,6 +31,8 @@ BATCH = 1000
 HELD = 1000
 POLL_SECONDS = 1.0
 PAUSE_SECONDS = 0.5
+# Between two reads: what is committed meanwhile is read together.
+GATHER_SECONDS = 0.02
 Event = dict[str, Any]
 Key = TypeVar("Key")
 
@@ -150,6 +152,7 @@ class Stream:
             try:
                 while await self.read() == BATCH:
                     pass
+                await asyncio.sleep(GATHER_SECONDS)
             except Exception:  # The reader outlives any outage of its database.
                 log.exception("stream.read_failed")
                 await asyncio.sleep(PAUSE_SECONDS)

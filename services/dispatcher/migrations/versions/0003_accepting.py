@@ -1,5 +1,7 @@
 """accepting"""
 
+from alembic import op
+
 from shared.migrations.functions import install_functions
 
 revision = "0003"
@@ -9,6 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.execute("drop function if exists end_tasks(uuid[], timestamptz)")
+    op.execute("drop function if exists tell_user_tasks(uuid[], timestamptz)")
     install_functions("dispatcher")
 
 
