@@ -34,40 +34,50 @@ order by r.place
 
 @dataclass(frozen=True)
 class Change:
-    """One task's values before and after a transaction; None before: it is new."""
+    """One task's values before and after a transaction."""
 
-    before: Mapping[str, Any] | None
+    before: Mapping[str, Any]
     after: Mapping[str, Any]
+    # It was made in this transaction: nobody has seen how it was before.
+    new: bool = False
     # Who asked for its cancel.
     by: str | None = None
 
 
-async def append(session: AsyncSession, changes: Sequence[Change], *, now: datetime) -> None:
+async def append(
+    session: AsyncSession,
+    changes: Sequence[Change],
+    added: Sequence[Mapping[str, Any]] = (),
+    *,
+    now: datetime,
+) -> None:
     """Keep what happened. To be called last: other writers wait until this one has committed.
 
     That wait is what makes the order of ids the order of commits, so that a reader who has seen
     one id has seen all before it. A final state is kept exactly once, because it is entered once.
+    Artifacts that were added, as for `artifacts_added`, come before the end of their tasks.
     """
-    rows = [row for change in changes for row in _events(change, now)]
-    await _keep(session, rows)
+    left = [_artifact(one, now) for one in added]
+    rows = []
+    for change in changes:
+        for row in _events(change, now):
+            if row["kind"] == "task.finished":
+                rows += [one for one in left if one["status_id"] == row["status_id"]]
+                left = [one for one in left if one["status_id"] != row["status_id"]]
+            rows.append(row)
+    await _keep(session, rows + left)
 
 
 async def artifacts_added(
     session: AsyncSession, added: Sequence[Mapping[str, Any]], *, now: datetime
 ) -> None:
     """Tell of new artifacts: each has uuid, name, kind, and its task's status_id, root_id, user."""
-    await _keep(
-        session,
-        [
-            _row(
-                one,
-                "task.artifact",
-                {"artifact": str(one["uuid"]), "name": one["name"], "kind": one["kind"]},
-                now,
-            )
-            for one in added
-        ],
-    )
+    await _keep(session, [_artifact(one, now) for one in added])
+
+
+def _artifact(one: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    shown = {"artifact": str(one["uuid"]), "name": one["name"], "kind": one["kind"]}
+    return _row(one, "task.artifact", shown, now)
 
 
 async def watcher_removed(
@@ -105,7 +115,7 @@ def _row(
 
 def _events(change: Change, now: datetime) -> list[dict[str, Any]]:
     before, after = change.before, change.after
-    if before is not None and before["deleted_at"] is not None:
+    if before["deleted_at"] is not None:
         return []
     kinds = _kinds(change)
     # Also of a task that is deleted while it runs the end is told, once, and then the removal.
@@ -120,22 +130,24 @@ LAST = ("task.cancel_requested", "task.finished")
 
 def _kinds(change: Change) -> list[str]:
     before, after = change.before, change.after
-    kinds = ["task.created"] if before is None else []
-    was = State(before["state"]) if before is not None else State.PENDING
-    state = State(after["state"])
+    kinds = ["task.created"] if change.new else []
+    was, state = State(before["state"]), State(after["state"])
+    reported = after["reported_at"] != before["reported_at"]
     if state in FINAL:
         if was in FINAL:
             return kinds
-        # It may have begun and ended since it was last looked at.
-        if after["started_at"] is not None and (before is None or before["started_at"] is None):
+        # It may have begun, come some way and ended since it was last looked at.
+        if before["started_at"] is None and after["started_at"] is not None:
             kinds.append("task.started")
+        if reported:
+            kinds += _advances(before, after)
         asked = ["task.cancel_requested"] if change.by is not None else []
         return [*kinds, *asked, "task.finished"]
     if state is not was:
         kinds.append("task.retrying" if state is State.RETRYING else "task.started")
-    elif before is not None and after["attempts"] > before["attempts"]:
+    elif after["attempts"] > before["attempts"]:
         kinds.append("task.retrying")
-    return kinds if before is None else kinds + _advances(before, after)
+    return kinds if change.new and not reported else kinds + _advances(before, after)
 
 
 def _advances(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -151,7 +163,7 @@ def _details(kind: str, change: Change) -> dict[str, Any]:
     if kind == "task.started":
         return {"queue_seconds": _between(after["created"], after["started_at"])}
     if kind == "task.stage":
-        return {"previous_stage": before["stage"] if before is not None else None}
+        return {"previous_stage": before["stage"]}
     if kind == "task.cancel_requested":
         return {"by": change.by}
     if kind == "task.finished":

@@ -150,7 +150,7 @@ class Tree:
         for uuid, row in self.rows.items():
             before = self.before[uuid]
             by = row["canceled_by"] if row["canceled_by"] != before["canceled_by"] else None
-            found.append(events.Change(None if uuid in self.created else before, row, by))
+            found.append(events.Change(before, row, by=by, new=uuid in self.created))
         return found
 
     def above(self, uuid: UUID) -> Iterable[UUID]:
@@ -268,10 +268,8 @@ async def save(session: AsyncSession, tree: Tree, *, now: datetime) -> None:
         await _derive(connection, tree, level, now)
     await stages.store(session, tree.stages)
     failures = await artifacts.store(session, tree.errors)
-    await events.artifacts_added(
-        session, [_told(tree.rows[row.status_id], row) for row in failures], now=now
-    )
-    await events.append(session, tree.changes(), now=now)
+    added = [_told(tree.rows[row.status_id], row) for row in failures]
+    await events.append(session, tree.changes(), added, now=now)
 
 
 def _told(row: Row, artifact: Any) -> Row:

@@ -19,6 +19,7 @@ from services.dispatcher.schemas import (
     ImmediateRequest,
 )
 from services.dispatcher.states import State
+from shared import outbox
 from shared.database import driver
 from tests.dispatcher.conftest import (
     NOON,
@@ -82,6 +83,21 @@ async def test_an_end_and_the_next_run_on_its_resource_are_one_exchange(
     assert answer.ended[0].accepted
     assert given(answer) == [second]
     assert answer.start[0].fence > held[0].fence
+
+
+async def test_how_far_a_run_came_is_told_with_its_end(session: AsyncSession) -> None:
+    spec = {"name": "Export", "total_steps": 3}
+    task = await accept(session, username="ines", user_task=spec)
+    run = (await exchange(session, 1)).start[0]
+    last = {"at": NOON, "completed_steps": 2, "stage": "Packing"}
+    report = {"task_id": task, "fence": run.fence, "state": "failed", "progress": last}
+
+    await exchange(session, 2, ended=[report])
+
+    ends = [note for _, _, note in await outbox.waiting(session) if note["state"] == "Failed"]
+    assert [(end["progress"]["completed_steps"], end["progress"]["stage"]) for end in ends] == [
+        (2, "Packing")
+    ]
 
 
 async def test_an_older_exchange_that_comes_late_gives_nothing(session: AsyncSession) -> None:

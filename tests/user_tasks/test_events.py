@@ -53,6 +53,25 @@ async def test_the_life_of_a_task_is_told_in_order(session: AsyncSession) -> Non
     ]  # fmt: skip
 
 
+async def test_a_life_that_comes_in_one_piece_is_told_in_order_too(session: AsyncSession) -> None:
+    last = {"stage": "Packing", "completed_steps": 2, "at": later(2)}
+    news = [
+        make_news(),
+        make_news(state="In Progress", at=later(1)),
+        make_news(state="Failed", at=later(3), error={"message": "Full."}, progress=last),
+    ]
+
+    await statuses.record_lifecycle(session, news, now=later(4))
+    await statuses.record_lifecycle(session, news, now=later(5))
+
+    assert await kinds(session) == [
+        "task.created", "task.started", "task.stage", "task.progress", "task.artifact",
+        "task.finished",
+    ]  # fmt: skip
+    ended = (await told(session))[-1].payload
+    assert (ended["completed_steps"], ended["stage"], ended["state"]) == (2, "Packing", "Failed")
+
+
 async def test_each_kind_carries_what_it_is_about(session: AsyncSession) -> None:
     await tell(session, "Pending")
     await tell(session, "In Progress", at=later(4))
