@@ -78,9 +78,7 @@ class UserTasks:
     def tell(self, notes: Sequence[dict[str, Any]], *, callers: int = 32) -> Loaded:
         """Send notes, each in a request of its own."""
         bodies = [{"notes": [note]} for note in notes]
-        return load(
-            self.port, "POST", [NOTES], bodies=bodies, token=self.token, callers=callers
-        )
+        return load(self.port, "POST", [NOTES], bodies=bodies, token=self.token, callers=callers)
 
     def succeeded(self, count: int) -> None:
         """Wait until so many have come to their good end."""

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from starlette.responses import JSONResponse, Response
 
 from shared import logs, metrics, problems
-from shared.callers import DOCUMENTED, ServiceDep, Tokens
+from shared.callers import SCHEMES_SHOWN, ServiceDep, Tokens
 from shared.clients import ServiceClients
 from shared.database import Database
 from shared.events import EventRelay, event_relay
@@ -73,11 +73,29 @@ def create_service_app(
     )
     app.state.settings = settings
     for router in routers:
-        app.include_router(router, dependencies=DOCUMENTED)
+        app.include_router(router)
     app.include_router(_plumbing(settings))
+    _document_tokens(app)
     problems.install(app, compatible=compatible, body=contract_body)
     app.add_middleware(Boundary, settings=settings)
     return app
+
+
+def _document_tokens(app: FastAPI) -> None:
+    """So that Swagger UI's Authorize offers both schemes; dependencies would run each time."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        first = app.openapi_schema is None
+        schema = made()
+        if first:
+            schema.setdefault("components", {})["securitySchemes"] = SCHEMES_SHOWN
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    operation["security"] = [{name: []} for name in SCHEMES_SHOWN]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _open(

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import httpx
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPBearer
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey
@@ -24,11 +23,11 @@ MOST_REMEMBERED = 1000
 KEYS_FRESH_SECONDS = 300.0
 KEYS_RETRY_SECONDS = 10.0
 
-# Only so that Swagger UI's Authorize offers both schemes; `caller` reads the header itself.
-DOCUMENTED = [
-    Depends(HTTPBearer(auto_error=False, scheme_name="Bearer")),
-    Depends(APIKeyHeader(name="Authorization", auto_error=False, scheme_name="JWT")),
-]
+# As the documentation shows them; `caller` reads the header itself.
+SCHEMES_SHOWN: dict[str, Any] = {
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "JWT": {"type": "apiKey", "in": "header", "name": "Authorization"},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,12 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy import delete as sql_delete
-from sqlalchemy import update as sql_update
-from sqlalchemy.dialects.postgresql import array
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from shared.arrivals import Arrivals
 from shared.clients import ServiceClients
-from shared.database import Json, Sessions, UTCDateTime, after_commit, remember
+from shared.database import Json, Sessions, UTCDateTime, after_commit, driver, remember
 from shared.loops import end, wait_for_news
 from shared.metrics import NOTES_DELIVERED, NOTES_FAILED
 from shared.problems import Problem
@@ -148,6 +145,17 @@ async def waiting(session: AsyncSession) -> list[tuple[str, str, dict[str, Any]]
     return [(row.receiver, row.name, row.payload) for row in rows]
 
 
+# One look-up in an index for each service, however many notes wait.
+_RECEIVERS = """
+select service from unnest($1::text[]) as every (service)
+where exists (select from outbox where receiver = service and failed is null)
+"""
+_OLDEST = """
+select id, name, payload from outbox where receiver = $1 and failed is null
+order by id limit $2 for update skip locked
+"""
+
+
 class Relay:
     """Delivers this service's notes until stopped. Any number may run beside each other."""
 
@@ -191,7 +199,8 @@ class Relay:
     async def deliver(self) -> int:
         """One round: what waits, to every receiver that is not resting. Returns how many went."""
         async with self._sessions() as session:
-            receivers = (await session.exec(_receivers_waiting())).scalars().all()
+            found = await (await driver(session)).fetch(_RECEIVERS, get_args(ServiceName))
+        receivers = [row["service"] for row in found]
         awake = [receiver for receiver in receivers if not self._rests(receiver)]
         counts = await asyncio.gather(*(self._deliver_to(receiver) for receiver in awake))
         return sum(counts)
@@ -200,7 +209,8 @@ class Relay:
         # The rows stay locked while they are posted, so that other relays pass over them;
         # nobody ever waits for these locks, and a killed relay gives them back at once.
         async with self._sessions.begin() as session:
-            rows = _fitting((await session.exec(_oldest(receiver))).all())
+            connection = await driver(session)
+            rows = _fitting(await connection.fetch(_OLDEST, receiver, BATCH))
             if not rows:
                 return 0
             try:
@@ -210,14 +220,12 @@ class Relay:
                 log.warning("outbox.receiver_away", receiver=receiver, why=problem.detail)
                 return 0
             self._resting.pop(receiver, None)
-            await _settle(session, rows, receipt)
+            await _settle(connection, rows, receipt)
             NOTES_DELIVERED.labels(receiver).inc(len(rows))
             return len(rows)
 
     async def _post(self, receiver: str, rows: Sequence[Any]) -> Receipt:
-        delivery = {
-            "notes": [{"id": row.id, "name": row.name, "payload": row.payload} for row in rows]
-        }
+        delivery = {"notes": [dict(row) for row in rows]}
         answer = await self._clients.post(receiver, f"/{receiver}/notes", delivery, attempts=1)
         return Receipt.model_validate(answer)
 
@@ -231,44 +239,25 @@ class Relay:
         self._resting[receiver] = (asyncio.get_running_loop().time() + pause, pause)
 
 
-def _receivers_waiting() -> Any:
-    # One index look-up per service, however many notes wait.
-    every = func.unnest(array(get_args(ServiceName))).column_valued("service")
-    waits = select(1).where(_outbox.c.receiver == every, _outbox.c.failed.is_(None)).exists()
-    return select(every).where(waits)
-
-
-def _oldest(receiver: str) -> Any:
-    return (
-        select(_outbox.c.id, _outbox.c.name, _outbox.c.payload)
-        .where(_outbox.c.receiver == receiver, _outbox.c.failed.is_(None))
-        .order_by(_outbox.c.id)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-
-
 def _fitting(rows: Sequence[Any]) -> Sequence[Any]:
     """As many of the oldest as fit into one request; the first one always."""
     size = 0
     for place, row in enumerate(rows):
-        size += len(orjson.dumps(row.payload))
+        size += len(orjson.dumps(row["payload"]))
         if place and size > MOST_BYTES:
             return rows[:place]
     return rows
 
 
-async def _settle(session: AsyncSession, rows: Sequence[Any], receipt: Receipt) -> None:
+async def _settle(connection: Any, rows: Sequence[Any], receipt: Receipt) -> None:
     refused = receipt.refused
-    done = [row.id for row in rows if row.id not in refused]
+    done = [row["id"] for row in rows if row["id"] not in refused]
     if done:
-        await session.exec(sql_delete(_outbox).where(_outbox.c.id.in_(done)))
+        await connection.execute("delete from outbox where id = any($1::bigint[])", done)
     for note_id, why in refused.items():
         log.error("outbox.note_refused", note_id=note_id, why=why)
         NOTES_FAILED.inc()
-        await session.exec(
-            sql_update(_outbox).where(_outbox.c.id == note_id).values(failed=why[:2000])
-        )
+        await connection.execute("update outbox set failed = $2 where id = $1", note_id, why[:2000])
 
 
 class Inbox:

@@ -47,7 +47,7 @@ class Task(Base, table=True):
     arguments: dict[str, Any] = Field(sa_type=Json)
     username: str | None = None
     logging_cid: str
-    parent_id: UUID | None = Field(default=None, index=True)
+    parent_id: UUID | None = None
     group_id: UUID | None = None
     # A link of a chain is canceled when one before it did not complete.
     chain_id: UUID | None = None
@@ -108,6 +108,7 @@ class Task(Base, table=True):
                 "lease_seconds is not null and state in ('waiting', 'running', 'canceling')"
             ),
         ),
+        Index("task_parent", "parent_id", postgresql_where=text("parent_id is not null")),
         Index("task_of_group", "group_id", "seq", postgresql_where=text("group_id is not null")),
         Index(
             "task_of_chain",

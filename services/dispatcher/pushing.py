@@ -29,8 +29,8 @@ log = structlog.get_logger("dispatcher")
 WAKE_UP = "take_work"
 LEFT = timedelta(seconds=1)
 PAUSE_SECONDS = 0.5
-# Between two wake-ups; a worker looks for them half as often.
-GATHER_SECONDS = 0.01
+# Between two wake-ups: about as often as a worker looks for them.
+GATHER_SECONDS = 0.02
 
 # Hops from queue to queue over the index of ready tasks, however many there are.
 _LEFT_READY = """
