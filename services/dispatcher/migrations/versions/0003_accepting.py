@@ -26,7 +26,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The functions of the release before are installed with it."""
+    """The functions stay: the release before calls them with what they have in common."""
     op.create_index(op.f("ix_task_parent_id"), "task", ["parent_id"], unique=False)
     op.drop_index(
         "task_parent", table_name="task", postgresql_where=sa.text("parent_id is not null")
