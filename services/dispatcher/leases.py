@@ -59,6 +59,7 @@ async def take(
     """
     _check(request, caller, settings)
     task = _task(request, caller)
+    await claims.serialized(session)
     if not await runs.accept(session, [task], now=now):
         await _ask_again(session, task, now)
     lease = await _stored(session, task.id)
