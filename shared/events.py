@@ -33,6 +33,8 @@ log = structlog.get_logger("events")
 
 BATCH = 500
 REST_SECONDS = 2.0
+# Between the news and the round it asks for, so that what is told at the same time goes together.
+GATHER_SECONDS = 0.02
 _LOCK = 7120044
 
 
@@ -74,15 +76,15 @@ def publish(session: AsyncSession, topic: str, events: Sequence[Event]) -> None:
 # The lock is taken at the very end, when the transaction waits for nothing else any more: so it
 # cannot be part of a deadlock, and numbers are given in the order of the commits.
 _STORE = text("""
+    with turn as materialized (
+      select count(cast(pg_advisory_xact_lock(:lock, hashtext(topic)) as text)) as topics
+      from (select distinct topic from unnest(cast(:topics as text[])) as topic order by 1)
+    )
     insert into event_outbox (topic, event_id, name, data)
     select topic, event_id, name, data
-    from jsonb_to_recordset(cast(:rows as jsonb))
+    from turn, jsonb_to_recordset(cast(:rows as jsonb))
       as r (place int, topic text, event_id uuid, name text, data jsonb)
     order by place
-""")
-_TURN = text("""
-    select pg_advisory_xact_lock(:lock, hashtext(topic))
-    from (select distinct topic from unnest(cast(:topics as text[])) as topic order by 1) as sorted
 """)
 
 
@@ -98,9 +100,9 @@ def _store(session: Session) -> None:
     session.info["events"] = []
     session.flush()
     topics = sorted({row["topic"] for row in rows.values()})
-    session.execute(_TURN, {"lock": _LOCK, "topics": topics})
     placed = [row | {"place": place} for place, row in enumerate(rows.values())]
-    session.execute(_STORE, {"rows": orjson.dumps(placed).decode()})
+    values = {"lock": _LOCK, "topics": topics, "rows": orjson.dumps(placed).decode()}
+    session.execute(_STORE, values)
     wake = session.info.get("events_wake")
     if wake is not None:
         event.listen(session, "after_commit", lambda _: wake(), once=True)
@@ -148,7 +150,7 @@ class EventRelay:
         while True:
             self._news.clear()
             try:
-                while await self.deliver():
+                while await self.deliver() == BATCH:
                     pass
             except asyncio.CancelledError:
                 raise
@@ -159,6 +161,7 @@ class EventRelay:
                 log.exception("events.relay_failed")
                 await asyncio.sleep(REST_SECONDS)
             await wait_for_news(self._news, self._poll)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def deliver(self) -> int:
         """One round: the oldest that wait. Returns how many went. Raises Unavailable."""

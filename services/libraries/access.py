@@ -2,8 +2,6 @@
 
 The order is the contract's: who calls (401), whether the key is one and its library is there
 (404), whether the caller may (403). Bodies are looked at afterwards. contract: libraries §2.4
-
-A library that is not only looked at is not deleted before the request has ended.
 """
 
 from dataclasses import dataclass
@@ -11,10 +9,9 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from services.libraries import entities, libraries, permissions
+from services.libraries import arrivals
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import parse_item_key, parse_usage_key
-from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
 from shared.callers import CallerDep
@@ -29,13 +26,6 @@ class Block:
     entity: Entity
 
 
-LOOKING = {Permission.VIEW, Permission.VIEW_TEAM}
-
-
-def hold_for(permission: Permission) -> Hold | None:
-    return None if permission in LOOKING else Hold.STAYS
-
-
 class LibraryFor:
     """The library of the path, for callers with a permission."""
 
@@ -43,8 +33,7 @@ class LibraryFor:
         self._permission = permission
 
     async def __call__(self, lib_key: str, caller: CallerDep, session: SessionDep) -> Library:
-        library = await libraries.get(session, lib_key, hold_for(self._permission))
-        await permissions.require(session, library, caller, self._permission)
+        library, _ = await arrivals.library(session, lib_key, caller, self._permission)
         return library
 
 
@@ -56,11 +45,10 @@ class BlockFor:
 
     async def __call__(self, usage_key: str, caller: CallerDep, session: SessionDep) -> Block:
         key = parse_usage_key(usage_key)
-        hold = hold_for(self._permission)
-        library = await libraries.get(session, str(key.lib_key), hold)
-        await permissions.require(session, library, caller, self._permission)
         ref = component_ref(key.block_type, key.usage_id)
-        entity = await entities.get(session, library, ref, deleted=self._deleted)
+        library, entity = await arrivals.item(
+            session, str(key.lib_key), ref, caller, self._permission, deleted=self._deleted
+        )
         return Block(library, entity)
 
 
@@ -74,9 +62,9 @@ class ContainerFor:
         key = parse_item_key(container_key)
         if key.kind is Kind.COMPONENT:
             raise BlockUnknown
-        library = await libraries.get(session, key.library_key, hold_for(self._permission))
-        await permissions.require(session, library, caller, self._permission)
-        entity = await entities.get(session, library, key.ref, deleted=self._deleted)
+        library, entity = await arrivals.item(
+            session, key.library_key, key.ref, caller, self._permission, deleted=self._deleted
+        )
         if entity.kind is not key.kind:
             raise BlockUnknown
         return Block(library, entity)

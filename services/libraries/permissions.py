@@ -138,7 +138,8 @@ def everybody_creates(session: AsyncSession) -> bool:
     return bool(session.info.get(EVERYBODY_CREATES))
 
 
-HELD = text("""
+# Anybody who asks for it gives `username`, `groups`, `targets` and `covering`.
+HELD_SQL = """
     with groups as (
       select unnest(cast(:groups as text[])) as name
       union select group_name from team_group_member where username = :username
@@ -156,7 +157,8 @@ HELD = text("""
     from role_assignment
     where scope = any(:covering)
       and (username = :username or group_name in (select name from groups))
-""")
+"""
+HELD = text(HELD_SQL)
 
 
 async def held(
@@ -168,23 +170,32 @@ async def held(
     """What this caller holds over these targets and libraries, in one statement."""
     libraries = list(libraries)
     wanted = list(dict.fromkeys([*targets, *(library.key for library in libraries)]))
-    covering = {scope for target in wanted for scope in scopes.covering(target)}
     connection = await session.connection()
-    rows = await connection.execute(
-        HELD,
-        {
-            "username": caller.username,
-            "groups": list(caller.groups),
-            "targets": wanted,
-            "covering": sorted(covering),
-        },
-    )
+    rows = await connection.execute(HELD, asked(caller, wanted))
+    return holdings(session, caller, rows, libraries)
+
+
+def asked(caller: Caller, targets: Sequence[str]) -> dict[str, Any]:
+    """The parameters of HELD_SQL."""
+    covering = {scope for target in targets for scope in scopes.covering(target)}
+    return {
+        "username": caller.username,
+        "groups": list(caller.groups),
+        "targets": list(targets),
+        "covering": sorted(covering),
+    }
+
+
+def holdings(
+    session: AsyncSession, caller: Caller, rows: Iterable[Any], libraries: Iterable[Library]
+) -> Holdings:
+    """What the rows of HELD_SQL mean for this caller."""
     active, creator, policies = True, everybody_creates(session), []
-    for row in rows:
-        if row.kind == "person":
-            active, creator = not row.denied, creator or row.creator
-        elif f"{row.kind}:{row.what}" in HOLDINGS:
-            policies.append(Policy(row.scope, f"{row.kind}:{row.what}", row.denied, row.group_name))
+    for kind, group, what, scope, denied, marked in rows:
+        if kind == "person":
+            active, creator = not denied, creator or marked
+        elif f"{kind}:{what}" in HOLDINGS:
+            policies.append(Policy(scope, f"{kind}:{what}", denied, group))
     policies += _for_everybody(libraries, creator=creator)
     if caller.administrator:
         # Nothing denies an administrator anything but being inactive.

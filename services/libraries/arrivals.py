@@ -1,0 +1,78 @@
+"""What nearly every request begins with: a library, an item of it, and what the caller may do.
+
+All of it in one statement, because each costs a round trip. contract: libraries §2.4
+"""
+
+from typing import Any
+
+from sqlalchemy import Boolean, column, select, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.libraries import permissions
+from services.libraries.errors import BlockUnknown, LibraryUnknown
+from services.libraries.keys import canonical_library_key
+from services.libraries.models import Entity, Library
+from services.libraries.permissions import HELD_SQL, Holdings
+from services.libraries.states import Permission
+from shared.callers import Caller
+from shared.database import Json
+from shared.problems import Forbidden
+
+_TABLES: list[Any] = [Library.__table__, Entity.__table__]  # type: ignore[attr-defined]
+_COLUMNS = [column for table in _TABLES for column in table.columns]
+_NAMES = ", ".join(
+    f"{column.table.name}.{column.name} as {column.table.name}_{column.name}" for column in _COLUMNS
+)
+_ARRIVE = text(f"""
+    select {_NAMES}, draft.version_id is not null as live, (
+      select json_agg(json_build_array(kind, group_name, what, scope, denied, creator))
+      from ({HELD_SQL}) as held) as held
+    from library
+    left join entity on entity.library_id = library.id and entity.entity_ref = :ref
+    left join draft on draft.entity_id = entity.id
+    where library.key = :key and library.staged_at is null
+""").columns(*_COLUMNS, column("live", Boolean), column("held", Json))
+_QUERY = select(Library, Entity, _ARRIVE.selected_columns.live, _ARRIVE.selected_columns.held)
+
+
+async def library(
+    session: AsyncSession, key: str, caller: Caller, permission: Permission
+) -> tuple[Library, Holdings]:
+    """Raises LibraryUnknown or Forbidden."""
+    found, _, _, mine = await _arrive(session, key, None, caller, permission)
+    return found, mine
+
+
+async def item(
+    session: AsyncSession,
+    key: str,
+    ref: str,
+    caller: Caller,
+    permission: Permission,
+    *,
+    deleted: bool = False,
+) -> tuple[Library, Entity]:
+    """A live item, or with `deleted` one in any state.
+
+    Raises LibraryUnknown, Forbidden or BlockUnknown, in this order.
+    """
+    found, entity, live, _ = await _arrive(session, key, ref, caller, permission)
+    if entity is None or not (live or deleted):
+        raise BlockUnknown
+    return found, entity
+
+
+async def _arrive(
+    session: AsyncSession, key: str, ref: str | None, caller: Caller, permission: Permission
+) -> tuple[Library, Entity | None, bool, Holdings]:
+    key = canonical_library_key(key)
+    values = permissions.asked(caller, [key]) | {"key": key, "ref": ref}
+    found = await session.exec(_QUERY.from_statement(_ARRIVE), params=values)  # type: ignore[call-overload]
+    row = found.first()
+    if row is None:
+        raise LibraryUnknown
+    library, entity, live, held = row
+    mine = permissions.holdings(session, caller, held or (), [library])
+    if not mine.allow(library.key, permission):
+        raise Forbidden
+    return library, entity, bool(live), mine
