@@ -16,7 +16,8 @@ $$;
 
 -- What is found by: one row of words for each live draft, as it is now.
 create or replace function keep_findable(entities bigint[]) returns void
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
   delete from findable using draft
   where findable.entity_id = any(entities) and draft.entity_id = findable.entity_id
@@ -41,7 +42,8 @@ end $$;
 
 -- Notes which of these drafts differ from what is published.
 create or replace function keep_unpublished(entities bigint[]) returns void
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
   delete from unpublished using draft
   left join published on published.entity_id = draft.entity_id
@@ -59,7 +61,8 @@ end $$;
 
 
 create or replace function draft_was_made() returns trigger
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare entities bigint[];
 begin
   select array_agg(entity_id) into entities from moved;
@@ -77,20 +80,25 @@ end $$;
 
 
 create or replace function draft_was_moved() returns trigger
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare entities bigint[];
 begin
-  select array_agg(moved.entity_id) into entities from moved join before using (entity_id)
-  where moved.version_id is distinct from before.version_id;
+  select array_agg(entity_id) into entities from (
+    select entity_id, version_id from moved except select entity_id, version_id from before
+  ) as different;
   if entities is not null then
     perform keep_findable(entities);
     perform keep_unpublished(entities);
     insert into live_count (library_id, kind, items)
-    select entity.library_id, entity.kind,
-           sum(case when moved.version_id is null then -1 else 1 end) from moved
-    join before on before.entity_id = moved.entity_id
-    join entity on entity.id = moved.entity_id
-    where (moved.version_id is null) <> (before.version_id is null)
+    select entity.library_id, entity.kind, sum(different.items) from (
+      select entity_id, sum(items) as items from (
+        select entity_id, 1 as items from moved where version_id is not null
+        union all
+        select entity_id, -1 from before where version_id is not null
+      ) as sides group by entity_id having sum(items) <> 0
+    ) as different
+    join entity on entity.id = different.entity_id
     group by entity.library_id, entity.kind;
   end if;
   return null;
@@ -100,7 +108,8 @@ end $$;
 -- Readers see what authors have, so it is not unpublished any more. Nobody waits here: a draft that
 -- is being edited stays noted, and whoever reads the notes looks at the pointers themselves.
 create or replace function published_was_moved() returns trigger
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
   delete from unpublished where entity_id in (
     select unpublished.entity_id from unpublished
@@ -114,7 +123,8 @@ end $$;
 -- How many live items of a library there are: changes are noted apart, so that nobody waits for
 -- somebody else's, and added up by whoever holds the library when they have become many.
 create or replace function add_up_live(library bigint) returns void
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
   if (select count(*) from (
         select from live_count where library_id = library limit 50) as few) >= 50 then
@@ -132,7 +142,8 @@ end $$;
 create or replace function move_drafts(
   library bigint, entities bigint[], versions bigint[], at timestamptz, who text
 ) returns table (log bigint, moved bigint)
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   this bigint;
   many bigint;
@@ -217,7 +228,8 @@ create or replace function publish_versions(
   library bigint, entities bigint[], old_versions bigint[], new_versions bigint[],
   asked boolean[], about text, at timestamptz, who text
 ) returns bigint
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   this bigint;
   children bigint[];
@@ -281,7 +293,8 @@ end $$;
 create or replace function make_versions(
   library bigint, wanted jsonb, at timestamptz, who text
 ) returns table (entity_id bigint, version_id bigint, version_num integer, log bigint)
-language plpgsql as $$
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
   entities bigint[];
@@ -294,6 +307,7 @@ begin
   perform entity.id from entity
   where entity.id in (select (r ->> 'entity_id')::bigint from jsonb_array_elements(wanted) as r)
   order by entity.id for no key update;
+  -- From here on the newest version of each is the one made here.
   with made as (
     insert into version (uuid, entity_id, version_num, title, created, created_by)
     select gen_random_uuid(), r.entity_id, coalesce(newest.version_num, 0) + 1,
@@ -315,8 +329,9 @@ begin
   insert into version_media (version_id, path, media_id)
   select made.id, kept.path, kept.media_id
   from jsonb_to_recordset(wanted) as r (entity_id bigint, media jsonb, only_media boolean)
-  join unnest(entities, versions, numbers) as made (entity_id, id, num)
-    on made.entity_id = r.entity_id
+  cross join lateral (
+    select version.id, version.version_num as num from version
+    where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
   left join draft on draft.entity_id = r.entity_id
   join version_media kept on kept.version_id = coalesce(draft.version_id, (
     select older.id from version older
@@ -326,7 +341,9 @@ begin
   union all
   select made.id, file.key, file.value::bigint
   from jsonb_to_recordset(wanted) as r (entity_id bigint, media jsonb)
-  join unnest(entities, versions) as made (entity_id, id) on made.entity_id = r.entity_id
+  cross join lateral (
+    select version.id, version.version_num as num from version
+    where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
   cross join jsonb_each_text(r.media) as file
   where file.value is not null;
 
@@ -334,8 +351,9 @@ begin
     insert into child (version_id, order_num, entity_id, pinned_version_id)
     select made.id, kept.order_num, kept.entity_id, kept.pinned_version_id
     from jsonb_to_recordset(wanted) as r (entity_id bigint, container boolean, children jsonb)
-    join unnest(entities, versions, numbers) as made (entity_id, id, num)
-      on made.entity_id = r.entity_id
+    cross join lateral (
+    select version.id, version.version_num as num from version
+    where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
     left join draft on draft.entity_id = r.entity_id
     join child kept on kept.version_id = coalesce(draft.version_id, (
       select older.id from version older
@@ -345,7 +363,9 @@ begin
     union all
     select made.id, one.place - 1, (one.child ->> 0)::bigint, (one.child ->> 1)::bigint
     from jsonb_to_recordset(wanted) as r (entity_id bigint, container boolean, children jsonb)
-    join unnest(entities, versions) as made (entity_id, id) on made.entity_id = r.entity_id
+    cross join lateral (
+    select version.id, version.version_num as num from version
+    where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
     cross join jsonb_array_elements(
       case when jsonb_typeof(r.children) = 'array' then r.children else '[]' end
     ) with ordinality as one (child, place)
