@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import arrivals
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import parse_item_key, parse_usage_key
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
-from shared.callers import CallerDep
-from shared.database import SessionDep
+from shared.callers import Caller, CallerDep
+from shared.database import ReadDep, SessionDep
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,18 @@ class LibraryFor:
         self._permission = permission
 
     async def __call__(self, lib_key: str, caller: CallerDep, session: SessionDep) -> Library:
+        return await self.find(lib_key, caller, session)
+
+    async def find(self, lib_key: str, caller: Caller, session: AsyncSession) -> Library:
         library, _ = await arrivals.library(session, lib_key, caller, self._permission)
         return library
+
+
+class LibraryToRead(LibraryFor):
+    """The same for a request that only reads."""
+
+    async def __call__(self, lib_key: str, caller: CallerDep, session: ReadDep) -> Library:
+        return await self.find(lib_key, caller, session)
 
 
 class BlockFor:
@@ -44,12 +55,22 @@ class BlockFor:
         self._permission, self._deleted = permission, deleted
 
     async def __call__(self, usage_key: str, caller: CallerDep, session: SessionDep) -> Block:
+        return await self.find(usage_key, caller, session)
+
+    async def find(self, usage_key: str, caller: Caller, session: AsyncSession) -> Block:
         key = parse_usage_key(usage_key)
         ref = component_ref(key.block_type, key.usage_id)
         library, entity = await arrivals.item(
             session, str(key.lib_key), ref, caller, self._permission, deleted=self._deleted
         )
         return Block(library, entity)
+
+
+class BlockToRead(BlockFor):
+    """The same for a request that only reads."""
+
+    async def __call__(self, usage_key: str, caller: CallerDep, session: ReadDep) -> Block:
+        return await self.find(usage_key, caller, session)
 
 
 class ContainerFor:
@@ -59,6 +80,9 @@ class ContainerFor:
         self._permission, self._deleted = permission, deleted
 
     async def __call__(self, container_key: str, caller: CallerDep, session: SessionDep) -> Block:
+        return await self.find(container_key, caller, session)
+
+    async def find(self, container_key: str, caller: Caller, session: AsyncSession) -> Block:
         key = parse_item_key(container_key)
         if key.kind is Kind.COMPONENT:
             raise BlockUnknown
@@ -70,16 +94,24 @@ class ContainerFor:
         return Block(library, entity)
 
 
-ViewLibrary = Annotated[Library, Depends(LibraryFor(Permission.VIEW))]
+class ContainerToRead(ContainerFor):
+    """The same for a request that only reads."""
+
+    async def __call__(self, container_key: str, caller: CallerDep, session: ReadDep) -> Block:
+        return await self.find(container_key, caller, session)
+
+
+ViewLibrary = Annotated[Library, Depends(LibraryToRead(Permission.VIEW))]
 EditLibrary = Annotated[Library, Depends(LibraryFor(Permission.EDIT))]
 PublishLibrary = Annotated[Library, Depends(LibraryFor(Permission.PUBLISH))]
-ViewBlock = Annotated[Block, Depends(BlockFor(Permission.VIEW))]
+ViewBlock = Annotated[Block, Depends(BlockToRead(Permission.VIEW))]
 EditBlock = Annotated[Block, Depends(BlockFor(Permission.EDIT))]
 PublishBlock = Annotated[Block, Depends(BlockFor(Permission.PUBLISH, deleted=True))]
-ViewBlockEver = Annotated[Block, Depends(BlockFor(Permission.VIEW, deleted=True))]
+ViewBlockEver = Annotated[Block, Depends(BlockToRead(Permission.VIEW, deleted=True))]
 EditBlockEver = Annotated[Block, Depends(BlockFor(Permission.EDIT, deleted=True))]
-ViewContainer = Annotated[Block, Depends(ContainerFor(Permission.VIEW))]
+ViewContainer = Annotated[Block, Depends(ContainerToRead(Permission.VIEW))]
+CopyContainer = Annotated[Block, Depends(ContainerFor(Permission.VIEW))]
 EditContainer = Annotated[Block, Depends(ContainerFor(Permission.EDIT))]
 PublishContainer = Annotated[Block, Depends(ContainerFor(Permission.PUBLISH))]
-ViewContainerEver = Annotated[Block, Depends(ContainerFor(Permission.VIEW, deleted=True))]
+ViewContainerEver = Annotated[Block, Depends(ContainerToRead(Permission.VIEW, deleted=True))]
 EditContainerEver = Annotated[Block, Depends(ContainerFor(Permission.EDIT, deleted=True))]

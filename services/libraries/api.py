@@ -18,7 +18,7 @@ from services.libraries.settings import Settings
 from services.libraries.states import BLOCK_TYPES, DISPLAY_NAMES, Permission
 from services.libraries.views import library_json
 from shared.callers import Caller, CallerDep
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.paging import numbered
 from shared.problems import Conflict, NotFound
 
@@ -129,7 +129,7 @@ async def create_library(
 
 
 @router.get("/{lib_key}/")
-async def get_library(library: ViewLibrary, caller: CallerDep, session: SessionDep) -> JSONResponse:
+async def get_library(library: ViewLibrary, caller: CallerDep, session: ReadDep) -> JSONResponse:
     """One library, with what its content is like."""
     can_edit = await permissions.may(session, library, caller, Permission.EDIT)
     content = await libraries.describe(session, library)

@@ -37,7 +37,7 @@ from services.libraries.schemas import BlockCreation, OlxSaved, OlxText
 from services.libraries.states import Permission, component_ref
 from services.libraries.views import block_json
 from shared.callers import CallerDep
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.downloads import download
 from shared.files import CHUNK, TooBig
 from shared.problems import BadInput
@@ -50,7 +50,7 @@ bytes_router = APIRouter(tags=["static files"])
 async def list_blocks(
     request: Request,
     library: ViewLibrary,
-    session: SessionDep,
+    session: ReadDep,
     text_search: str = "",
     block_type: Annotated[list[str], Query()] = [],  # noqa: B006
     page: str = "1",
@@ -94,12 +94,11 @@ async def create_block(
 
 async def _shown(session: SessionDep, library: Library, entity: Entity) -> JSONResponse:
     row = await entities.show(session, entity.id)
-    mine = await entities.collections_of(session, entity.id)
-    return JSONResponse(block_json(library, row, mine))
+    return JSONResponse(block_json(library, row, entities.collections_of(row)))
 
 
 @router.get("/blocks/{usage_key}/")
-async def get_block(block: ViewBlock, session: SessionDep) -> JSONResponse:
+async def get_block(block: ViewBlock, session: ReadDep) -> JSONResponse:
     """One live component."""
     return await _shown(session, block.library, block.entity)
 
@@ -118,7 +117,7 @@ async def restore_block(block: EditBlockEver, caller: CallerDep, session: Sessio
 
 
 @router.get("/blocks/{usage_key}/olx/")
-async def get_olx(block: ViewBlock, session: SessionDep) -> dict[str, str]:
+async def get_olx(block: ViewBlock, session: ReadDep) -> dict[str, str]:
     """The draft's OLX, exactly as stored."""
     return {"olx": await components.get_olx(session, block.entity)}
 
@@ -156,9 +155,7 @@ async def _is_live(session: SessionDep, entity: Entity) -> bool:
 
 
 @router.get("/blocks/{usage_key}/assets/")
-async def list_assets(
-    request: Request, block: ViewBlockEver, session: SessionDep
-) -> dict[str, Any]:
+async def list_assets(request: Request, block: ViewBlockEver, session: ReadDep) -> dict[str, Any]:
     """Static files of the draft, by path."""
     rows = await components.list_assets(session, block.entity)
     return {"files": [_asset_json(request, row.path, row.size, row.version_uuid) for row in rows]}
@@ -172,7 +169,7 @@ def _asset_json(request: Request, path: str, size: int, version: UUID) -> dict[s
 
 @router.get("/blocks/{usage_key}/assets/{path:path}")
 async def get_asset(
-    request: Request, path: str, block: ViewBlock, session: SessionDep
+    request: Request, path: str, block: ViewBlock, session: ReadDep
 ) -> dict[str, Any]:
     """What is known of one static file of the draft."""
     for row in await components.list_assets(session, block.entity):

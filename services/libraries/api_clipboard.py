@@ -16,7 +16,7 @@ from services.libraries import (
     permissions,
     transferring,
 )
-from services.libraries.access import EditLibrary, ViewContainer
+from services.libraries.access import CopyContainer, EditLibrary
 from services.libraries.api import settings_of
 from services.libraries.errors import ClipboardUnknown
 from services.libraries.keys import parse_item_key
@@ -73,7 +73,7 @@ async def read_staged_olx(staged_id: UUID, caller: CallerDep, session: SessionDe
 
 @router.post("/containers/{container_key}/copy/", operation_id="copy_container")
 async def copy_container(
-    container: ViewContainer, caller: CallerDep, session: SessionDep
+    container: CopyContainer, caller: CallerDep, session: SessionDep
 ) -> dict[str, Any]:
     """Copy a container with all it holds."""
     await clipboard.copy(session, container.library, container.entity, caller=caller, now=utc_now())
@@ -95,7 +95,7 @@ async def paste_clipboard(
         limits=settings.olx_limits, user=caller.username, now=utc_now(),
     )  # fmt: skip
     row = await entities.show(session, entity.id)
-    below = await entities.changed_below(session, [entity.id])
+    below = {row.id} if row.changed_below else set()
     return JSONResponse(item_json(library, row, changed_below=below))
 
 

@@ -21,7 +21,7 @@ from services.libraries.states import Permission
 from services.libraries.views import collection_json
 from shared import callers
 from shared.callers import Caller
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.problems import Forbidden, NotAuthenticated
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["collections"])
@@ -61,7 +61,7 @@ DeleteIn = Annotated[Library, Depends(LibraryWith(Permission.DELETE_COLLECTION, 
 async def list_collections(
     request: Request,
     library: ViewLibrary,
-    session: SessionDep,
+    session: ReadDep,
     page: str = "1",
     page_size_text: Annotated[str, Query(alias="page_size")] = "",
 ) -> JSONResponse:
@@ -90,7 +90,7 @@ async def create_collection(
 
 
 @router.get("/{lib_key}/collections/{code}/")
-async def get_collection(library: ViewLibrary, code: str, session: SessionDep) -> JSONResponse:
+async def get_collection(library: ViewLibrary, code: str, session: ReadDep) -> JSONResponse:
     """One collection that is not deleted."""
     return await _shown(session, await collections.get(session, library, code))
 

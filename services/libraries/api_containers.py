@@ -30,7 +30,7 @@ from services.libraries.schemas import ChildKeys, ChildPin, ContainerChanges, Co
 from services.libraries.states import Kind, new_code
 from services.libraries.views import container_json, item_json
 from shared.callers import CallerDep
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
@@ -44,7 +44,7 @@ Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 async def list_containers(
     request: Request,
     library: ViewLibrary,
-    session: SessionDep,
+    session: ReadDep,
     text_search: str = "",
     container_type: Annotated[list[str], Query()] = [],  # noqa: B006
     published: bool | None = None,
@@ -81,10 +81,8 @@ async def create_container(
 
 
 async def _shown(session: SessionDep, container: Block) -> JSONResponse:
-    ident = container.entity.id
-    row = await entities.show(session, ident)
-    mine = await entities.collections_of(session, ident)
-    below = await entities.changed_below(session, [ident])
+    row = await entities.show(session, container.entity.id)
+    mine, below = entities.collections_of(row), {row.id} if row.changed_below else set()
     return JSONResponse(container_json(container.library, row, mine, changed_below=below))
 
 
@@ -95,7 +93,7 @@ async def _rows_json(session: SessionDep, library: Library, rows: Any) -> list[d
 
 
 @router.get("/containers/{container_key}/")
-async def get_container(container: ViewContainer, session: SessionDep) -> JSONResponse:
+async def get_container(container: ViewContainer, session: ReadDep) -> JSONResponse:
     """One live container."""
     return await _shown(session, container)
 
@@ -145,7 +143,7 @@ async def publish_container(
 
 @router.get("/containers/{container_key}/children/")
 async def list_children(
-    container: ViewContainer, session: SessionDep, published: bool = False
+    container: ViewContainer, session: ReadDep, published: bool = False
 ) -> JSONResponse:
     """The children in order: of the draft, or with `published=true` as readers see them.
 
@@ -234,7 +232,7 @@ def _item_key(text: str) -> ItemKey | None:
 
 @router.get("/containers/{container_key}/children/{position}/")
 async def get_child(
-    container: ViewContainer, position: Position, session: SessionDep, published: bool = False
+    container: ViewContainer, position: Position, session: ReadDep, published: bool = False
 ) -> JSONResponse:
     """The child at one position, counted from 0."""
     rows = await containers.children(session, container.entity, published=published)

@@ -34,7 +34,7 @@ from services.libraries.views import (
     publish_json,
 )
 from shared.callers import CallerDep
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.problems import BadInput, NotFound
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["hierarchy and history"])
@@ -45,13 +45,13 @@ def _people(request: Request) -> People:
 
 
 @router.get("/blocks/{usage_key}/hierarchy/")
-async def get_block_hierarchy(block: ViewBlock, session: SessionDep) -> dict[str, Any]:
+async def get_block_hierarchy(block: ViewBlock, session: ReadDep) -> dict[str, Any]:
     """All containers that hold a component, at every level."""
     return await _hierarchy(session, block)
 
 
 @router.get("/containers/{container_key}/hierarchy/")
-async def get_container_hierarchy(container: ViewContainer, session: SessionDep) -> dict[str, Any]:
+async def get_container_hierarchy(container: ViewContainer, session: ReadDep) -> dict[str, Any]:
     """All that holds a container and all that it holds, at every level."""
     return await _hierarchy(session, container)
 
@@ -68,7 +68,7 @@ def _key(item: Block) -> str:
 
 @router.get("/blocks/{usage_key}/draft_history/")
 async def get_block_draft_history(
-    request: Request, block: ViewBlockEver, session: SessionDep
+    request: Request, block: ViewBlockEver, session: ReadDep
 ) -> list[dict[str, Any]]:
     """What was changed since the last publish, newest first."""
     return await _draft_history(request, session, block)
@@ -76,7 +76,7 @@ async def get_block_draft_history(
 
 @router.get("/containers/{container_key}/draft_history/")
 async def get_container_draft_history(
-    request: Request, container: ViewContainerEver, session: SessionDep
+    request: Request, container: ViewContainerEver, session: ReadDep
 ) -> list[dict[str, Any]]:
     """What was changed since the last publish, of the container and of the components in it."""
     return await _draft_history(request, session, container)
@@ -91,7 +91,7 @@ async def _draft_history(
 
 @router.get("/blocks/{usage_key}/publish_history/")
 async def get_block_publish_history(
-    request: Request, block: ViewBlockEver, session: SessionDep
+    request: Request, block: ViewBlockEver, session: ReadDep
 ) -> list[dict[str, Any]]:
     """Every publish that touched a component, newest first."""
     return await _publish_history(request, session, block)
@@ -99,7 +99,7 @@ async def get_block_publish_history(
 
 @router.get("/containers/{container_key}/publish_history/")
 async def get_container_publish_history(
-    request: Request, container: ViewContainerEver, session: SessionDep
+    request: Request, container: ViewContainerEver, session: ReadDep
 ) -> list[dict[str, Any]]:
     """Every publish that touched a container or a component in it, newest first."""
     return await _publish_history(request, session, container)
@@ -107,7 +107,7 @@ async def get_container_publish_history(
 
 @router.get("/containers/{container_key}/publish_history/{publish_log_uuid}/children/")
 async def list_children_as_of_publish(
-    container: ViewContainerEver, publish_log_uuid: UUID, session: SessionDep
+    container: ViewContainerEver, publish_log_uuid: UUID, session: ReadDep
 ) -> list[dict[str, Any]]:
     """The children in order that readers saw right after a publish."""
     library = container.library
@@ -124,7 +124,7 @@ async def _publish_history(
 
 @router.get("/blocks/{usage_key}/creation_entry/")
 async def get_block_creation_entry(
-    request: Request, block: ViewBlockEver, session: SessionDep
+    request: Request, block: ViewBlockEver, session: ReadDep
 ) -> dict[str, Any] | None:
     """Who made a component, and when."""
     return await _creation_entry(request, session, block)
@@ -132,7 +132,7 @@ async def get_block_creation_entry(
 
 @router.get("/containers/{container_key}/creation_entry/")
 async def get_container_creation_entry(
-    request: Request, container: ViewContainerEver, session: SessionDep
+    request: Request, container: ViewContainerEver, session: ReadDep
 ) -> dict[str, Any] | None:
     """Who made a container, and when."""
     return await _creation_entry(request, session, container)
@@ -149,7 +149,7 @@ async def _creation_entry(
 async def list_publish_history_entries(
     request: Request,
     library: ViewLibrary,
-    session: SessionDep,
+    session: ReadDep,
     scope_entity_key: str = "",
     publish_log_uuid: str = "",
 ) -> list[dict[str, Any]]:
@@ -191,15 +191,13 @@ def _refused(message: str) -> BadInput:
 
 
 @router.get("/blocks/{usage_key}/publish/preview/")
-async def preview_block_publish(block: ViewBlock, session: SessionDep) -> dict[str, Any]:
+async def preview_block_publish(block: ViewBlock, session: ReadDep) -> dict[str, Any]:
     """What publishing a component would publish, and which containers would show it."""
     return await _preview(session, block)
 
 
 @router.get("/containers/{container_key}/publish/preview/")
-async def preview_container_publish(
-    container: ViewContainer, session: SessionDep
-) -> dict[str, Any]:
+async def preview_container_publish(container: ViewContainer, session: ReadDep) -> dict[str, Any]:
     """What publishing a container would publish, and which other containers would show it."""
     return await _preview(session, container)
 

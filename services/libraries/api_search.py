@@ -17,7 +17,7 @@ from services.libraries.api import settings_of
 from services.libraries.schemas import ItemsWanted, ManyItems, Plain
 from services.libraries.search import Wanted
 from shared.callers import CallerDep
-from shared.database import SessionDep
+from shared.database import ReadDep, SessionDep
 from shared.paging import numbered
 from shared.problems import NotFound
 
@@ -49,7 +49,7 @@ async def find(
 
 
 @router.get("/blocks/{usage_key}/tags/", operation_id="read_block_tags")
-async def read_block_tags(block: ViewBlock, session: SessionDep) -> Tags:
+async def read_block_tags(block: ViewBlock, session: ReadDep) -> Tags:
     """The tags of a component."""
     return Tags(tags=await tags.of_entity(session, block.entity))
 

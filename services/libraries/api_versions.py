@@ -39,7 +39,7 @@ from services.libraries.version_resources import (
     version_href,
 )
 from shared.callers import CallerDep
-from shared.database import SessionDep, utc_now
+from shared.database import ReadDep, SessionDep, utc_now
 from shared.downloads import download
 from shared.paging import KeysetPage, make_cursor, read_cursor
 from shared.problems import BadInput
@@ -69,7 +69,7 @@ def page_of(rows: list[dict[str, Any]], size: int, last: Any) -> Page:
 
 @router.get("/{lib_key}/versions/")
 async def list_versions(
-    library: ViewLibrary, session: SessionDep, size: Size = 100, after: After = None
+    library: ViewLibrary, session: ReadDep, size: Size = 100, after: After = None
 ) -> Page:
     """The versions of a library, newest first."""
     before = min(number_after(after, library_versions.LARGEST), library_versions.LARGEST)
@@ -109,7 +109,7 @@ async def _version(session: SessionDep, library: Library, number: int) -> Librar
 
 
 @router.get("/{lib_key}/versions/{number}/")
-async def get_version(library: ViewLibrary, number: Number, session: SessionDep) -> dict[str, Any]:
+async def get_version(library: ViewLibrary, number: Number, session: ReadDep) -> dict[str, Any]:
     """One version, with what it holds and how many units differ from the one before."""
     version = await _version(session, library, number)
     return await VERSIONS.show(session, (library, version))
@@ -150,7 +150,7 @@ async def publish_version(
 async def list_content(
     library: ViewLibrary,
     number: Number,
-    session: SessionDep,
+    session: ReadDep,
     kind: Kind | None = None,
     size: Size = 100,
     after: After = None,
@@ -169,7 +169,7 @@ async def compare_versions(
     library: ViewLibrary,
     number: Number,
     other: Number,
-    session: SessionDep,
+    session: ReadDep,
     size: Size = 100,
     after: After = None,
 ) -> Page:
@@ -185,7 +185,7 @@ async def compare_versions(
 
 @router.get("/{lib_key}/versions/{number}/blocks/{usage_key}/")
 async def get_block_as_of(
-    library: ViewLibrary, number: Number, usage_key: str, session: SessionDep
+    library: ViewLibrary, number: Number, usage_key: str, session: ReadDep
 ) -> dict[str, Any]:
     """A component as a version of its library has it, with its OLX and the list of its files.
 
@@ -201,7 +201,7 @@ async def get_block_as_of(
 
 @router.get("/{lib_key}/versions/{number}/containers/{container_key}/")
 async def get_container_as_of(
-    library: ViewLibrary, number: Number, container_key: str, session: SessionDep
+    library: ViewLibrary, number: Number, container_key: str, session: ReadDep
 ) -> dict[str, Any]:
     """A container as a version of its library has it, with its children as of that version."""
     key = parse_container_key(container_key)
@@ -258,7 +258,7 @@ def _refuse(field: str, message: str) -> NoReturn:
 
 @router.get("/{lib_key}/exports/")
 async def list_exports(
-    library: ViewLibrary, session: SessionDep, size: Size = 100, after: After = None
+    library: ViewLibrary, session: ReadDep, size: Size = 100, after: After = None
 ) -> Page:
     """Exports of a library, newest first, failed ones too: they have no `finished`."""
     before = None
@@ -274,7 +274,7 @@ async def list_exports(
 
 
 @router.get("/{lib_key}/exports/{export_id}/")
-async def get_export(library: ViewLibrary, export_id: UUID, session: SessionDep) -> dict[str, Any]:
+async def get_export(library: ViewLibrary, export_id: UUID, session: ReadDep) -> dict[str, Any]:
     """One export."""
     return _export(library, await exports.get(session, library, export_id))
 
@@ -290,7 +290,7 @@ async def delete_export(
 
 @router.get("/{lib_key}/exports/{export_id}/files/{path:path}")
 async def download_export(
-    request: Request, library: ViewLibrary, export_id: UUID, path: str, session: SessionDep
+    request: Request, library: ViewLibrary, export_id: UUID, path: str, session: ReadDep
 ) -> Response:
     """A file of a finished export: `archive.zip`, or any file of a folder tree."""
     export = await exports.get(session, library, export_id)

@@ -123,29 +123,50 @@ VIEW = """
 """
 
 
+_BELOW = """
+      select entity.id, draft.version_id where entity.kind <> 'component'
+      union
+      select lower.entity_id, lower.version_id from below
+      join dependency on dependency.version_id = below.version_id
+      join draft lower on lower.entity_id = dependency.entity_id
+"""
+_SHOW = text(
+    VIEW.replace(
+        "    from entity\n",
+        f"""
+    , coalesce(cast((
+      select json_agg(json_build_object('key', collection.code, 'title', collection.title)
+                      order by collection.id)
+      from collection_member join collection on collection.id = collection_member.collection_id
+      where collection_member.entity_id = entity.id and collection.enabled) as text), '[]')
+      as collections,
+    exists (
+      with recursive below (entity_id, version_id) as ({_BELOW})
+      select from below left join published seen on seen.entity_id = below.entity_id
+      where below.version_id is distinct from seen.version_id) as changed_below
+    from entity
+""",
+    )
+    + " where entity.id = :id"
+)
+
+
 async def show(session: AsyncSession, entity_id: int) -> Row[Any]:
-    """A live entity with what its draft and its published version say. Raises BlockUnknown."""
+    """A live entity with what its draft and its published version say. Raises BlockUnknown.
+
+    A row of VIEW and `changed_below`, which is False for components.
+    """
     connection = await session.connection()
-    found = (
-        await connection.execute(text(f"{VIEW} where entity.id = :id"), {"id": entity_id})
-    ).first()
+    found = (await connection.execute(_SHOW, {"id": entity_id})).first()
     if found is None:
         raise BlockUnknown
     return found
 
 
-async def collections_of(session: AsyncSession, entity_id: int) -> list[dict[str, str]]:
-    """The enabled collections an entity is in."""
-    connection = await session.connection()
-    found = await connection.execute(
-        text("""
-            select collection.code, collection.title from collection_member
-            join collection on collection.id = collection_member.collection_id
-            where collection_member.entity_id = :id and collection.enabled order by collection.id
-        """),
-        {"id": entity_id},
-    )
-    return [{"key": row.code, "title": row.title} for row in found]
+def collections_of(row: Row[Any]) -> list[dict[str, str]]:
+    """The enabled collections of an item that was shown."""
+    found: list[dict[str, str]] = orjson.loads(row.collections)
+    return found
 
 
 _CHANGED_BELOW = text("""
