@@ -7,6 +7,7 @@ requests with JSON, checks who asks and tells events; theirs is called directly.
 import asyncio
 import http.client
 import json
+import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from shared.testing import SECRET
 
 PEER = "openedx-core"
 V2 = "/api/libraries/v2"
+IDLE_SECONDS = 2.0
 SERVICES = ["dispatcher", "user_tasks", "libraries"]
 GOALS = {
     "create_components": ">= 5", "publish_all": ">= 10", "bulk_edit": ">= 10",
@@ -47,6 +49,7 @@ class Caller:
     def __init__(self, port: int) -> None:
         self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         self._token = make_token(SECRET, "ada", user_id=7, staff=True)
+        self._used = time.monotonic()
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -66,9 +69,12 @@ class Caller:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
         if data is not None:
             headers["Content-Type"] = kind
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._line.close()  # before the server does
         self._line.request(method, path, data, headers)
         answer = self._line.getresponse()
         content = answer.read()
+        self._used = time.monotonic()
         if answer.status not in (200, 204):
             raise SystemExit(f"{method} {path}: {answer.status} {content[:800]!r}")
         return json.loads(content) if content else None
@@ -298,6 +304,96 @@ def _peer(report: Report, found: Suite, sizes: Sizes, python: str) -> dict[str, 
     return {"BENCH_DATABASE_URL": url, "BENCH_SAMPLES": str(sizes.samples)}
 
 
+# Components with one version each, published, copied out of one that is there already.
+FILL = """
+with source as (
+  select entity.id, entity.library_id, entity.type, draft.version_id, version_media.media_id
+  from entity join draft on draft.entity_id = entity.id
+  join version_media on version_media.version_id = draft.version_id and path = 'block.xml'
+  where entity_ref = 'xblock.v1:problem:problem-1' and entity.library_id = $1
+), made as (
+  insert into entity (uuid, library_id, entity_ref, kind, type, code, can_stand_alone, created)
+  select gen_random_uuid(), library_id, 'xblock.v1:problem:copy-' || number, 'component', type,
+         'copy-' || number, true, now()
+  from source, generate_series($2::int, $3::int) as number
+  returning id
+), versions as (
+  insert into version (uuid, entity_id, version_num, title, created, created_by)
+  select gen_random_uuid(), made.id, 1, 'Copy ' || made.id, now(), 'ada' from made
+  returning id, entity_id
+), files as (
+  insert into version_media (version_id, path, media_id)
+  select versions.id, 'block.xml', source.media_id from versions, source
+)
+select array_agg(entity_id), array_agg(id) from versions
+"""
+
+
+def fill(found: Suite, author: Author, count: int) -> None:
+    """So many published components, by statements over sets."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(found.urls["libraries"])
+        try:
+            (library,) = await connection.fetchrow(
+                "select id from library where key = $1", author.key
+            )
+            for first in range(0, count, 5000):
+                last = min(count, first + 5000) - 1
+                entities, versions = await connection.fetchrow(FILL, library, first, last)
+                await connection.execute(
+                    "select move_drafts($1, $2, $3, now(), 'ada')", library, entities, versions
+                )
+            await connection.execute("vacuum analyze")
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+    author.publish_all()
+
+
+OPERATIONS = ("a page of its list", "get", "edit", "publish one", "the library itself")
+
+
+def compare_large(report: Report, found: Suite, sizes: Sizes) -> None:
+    """The same single operations in a library of many and in one of few."""
+    few = f"{sizes.components:,} components"
+    authors = {few: Author(found), f"{sizes.large:,} components": Author(found)}
+    for author, count in zip(authors.values(), (sizes.components, sizes.large), strict=True):
+        for number in range(sizes.samples):
+            author.create(number)
+        fill(found, author, count - sizes.samples)
+    claims = {
+        name: report.claim(f"{name}, large", "ms", few, "> 0.5", better="less")
+        for name in OPERATIONS
+    }
+    for number in range(sizes.rounds + 1):
+        for who in authors if number % 2 == 0 else reversed(authors):
+            for name, value in single_operations(authors[who], sizes.samples, number).items():
+                if number:  # the first round warms up
+                    claims[name].add(who, value)
+
+
+def single_operations(author: Author, samples: int, edit: int) -> dict[str, float]:
+    """The median of each, in milliseconds."""
+
+    def median(work: Callable[[int], Any]) -> float:
+        seen = []
+        for number in range(samples):
+            began = time.perf_counter()
+            work(number)
+            seen.append(time.perf_counter() - began)
+        return statistics.median(seen) * 1000
+
+    return {
+        "a page of its list": median(lambda _: author.call("GET", f"{V2}/{author.key}/blocks/")),
+        "get": median(lambda one: author.call("GET", f"{V2}/blocks/{author.block(one)}/")),
+        "edit": median(lambda one: author.edit(one, edit)),
+        "publish one": median(author.publish),
+        "the library itself": median(lambda _: author.call("GET", f"{V2}/{author.key}/")),
+    }
+
+
 PARTS = ("phases", "large")
 
 
@@ -314,6 +410,8 @@ def measure_on(found: Suite, sizes: Sizes, parts: Sequence[str], python: str = "
     run_phases(found, 20, 4)  # warm-up
     if "phases" in parts:
         compare_phases(report, found, sizes, python)
+    if "large" in parts:
+        compare_large(report, found, sizes)
     return report
 
 

@@ -38,13 +38,14 @@ def create_app(
         description="Authored content outside any course: drafts, publishing, backup.",
         # Words like `blocks` and `resources` are reserved where a library key could stand.
         routers=[
+            # Routes are tried in order: what is called most comes first.
+            api_blocks.router,
+            api_containers.router,
+            api_bulk.router,
             api_search.router,
             api_clipboard.router,
             api_clipboard.staging_router,
             api_histories.router,
-            api_containers.router,
-            api_blocks.router,
-            api_bulk.router,
             api_resources.router,
             api_restore.router,
             api_versions.router,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import drafts, entities, media, olx, publishing, versions
+from services.libraries import drafts, entities, events, media, olx, publishing, versions
 from services.libraries.entities import VIEW, NewEntity
 from services.libraries.errors import (
     AssetUnknown,
@@ -23,6 +23,7 @@ from services.libraries.models import Entity, Library, Media
 from services.libraries.olx import OlxLimits
 from services.libraries.states import WITH_CHILDREN, Kind, component_ref
 from services.libraries.versions import OLX_PATH, MadeVersion, NewVersion
+from shared.database import driver
 
 LONGEST_PATH = 500
 
@@ -64,20 +65,30 @@ async def create(
             f'The "{block_type}" XBlock (ID: "{code}") has children, '
             "so it is not supported in content libraries.",
         )
-    await publishing.lock(session, library)
-    await require_room(session, library, 1, most=most)
-    ref = component_ref(block_type, code)
-    new = NewEntity(ref, Kind.COMPONENT, block_type, code, can_stand_alone)
-    made = await entities.create_many(session, library, [new], user=user, now=now)
-    if not made:
+    ref, first = component_ref(block_type, code), content or olx.blank(block_type)
+    kept = media.text_media(first.olx, media.olx_type(block_type))
+    made = await (await driver(session)).fetchrow(
+        _CREATE, library.id, ref, block_type, code, can_stand_alone, first.title,
+        kept.text, kept.media_type, kept.hash, kept.size, most, now, user,
+    )  # fmt: skip
+    if made is None:
         raise BlockExists(f"The usage key lb:{library.org}:{library.slug}:{block_type}:{code} "
                           "is taken already, perhaps by a deleted block.")  # fmt: skip
-    first = content or olx.blank(block_type)
-    item = NewComponent(block_type, code, first.title, first.olx)
-    await _write(session, library, [(made[ref], item)], user=user, now=now)
-    return await entities.get(session, library, ref)
+    if made["is_full"]:
+        raise LimitReached(FULL.format(most))
+    events.tell_created(session, library, block_type, code)
+    return Entity(
+        id=made["entity"], uuid=made["unique_id"], library_id=library.id, entity_ref=ref,
+        kind=Kind.COMPONENT, type=block_type, code=code, can_stand_alone=can_stand_alone,
+        created=now, created_by=user,
+    )  # fmt: skip
 
 
+FULL = "Library cannot have more than {} Components."
+_CREATE = """
+    select is_full, entity, unique_id, log
+    from create_component($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
 _ADD_UP = text("""
     select coalesce(sum(items), 0) from (select add_up_live(:id)) as done
     left join live_count on live_count.library_id = :id
@@ -89,7 +100,7 @@ async def require_room(session: AsyncSession, library: Library, more: int, *, mo
     connection = await session.connection()
     count = await connection.execute(_ADD_UP, {"id": library.id})
     if count.scalar_one() + more > most:
-        raise LimitReached(f"Library cannot have more than {most} Components.")
+        raise LimitReached(FULL.format(most))
 
 
 async def add_many(
@@ -334,6 +345,12 @@ async def find_asset(session: AsyncSession, version_id: int, path: str) -> Media
     return stored
 
 
+_COUNT = text("""
+    select cast(coalesce(sum(items), 0) as bigint) from live_count
+    where library_id = :library_id and kind = 'component'
+""")
+
+
 async def page(
     session: AsyncSession,
     library: Library,
@@ -361,7 +378,9 @@ async def page(
         text(f"""
             select count(*) from entity join draft on draft.entity_id = entity.id
             join version live on live.id = draft.version_id where {where}
-        """),
+        """)
+        if text_search or block_types
+        else _COUNT,
         values,
     )
     values |= {"limit": size, "offset": (number - 1) * size}

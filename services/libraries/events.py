@@ -106,6 +106,14 @@ async def tell_drafts(session: AsyncSession, library: Library, log: int) -> None
     await _tell(session, library, _OF_DRAFTS, {"log": log, "library_id": library.id})
 
 
+def tell_created(session: AsyncSession, library: Library, block_type: str, code: str) -> None:
+    """A component is new: nothing holds it, so there is nothing else to look for."""
+    if library.staged_at is None:
+        key = object_key(library.key, Kind.COMPONENT, block_type, code)
+        about = {"library_block": {"library_key": library.key, "usage_key": key}}
+        events.publish(session, library.key, [Event(f"{PREFIX}.library_block.created.v1", about)])
+
+
 async def tell_publish(session: AsyncSession, library: Library, log: int) -> None:
     """What one publish means to others. contract: libraries §7.3"""
     await _tell(session, library, _OF_PUBLISH, {"log": log, "library_id": library.id})

@@ -379,3 +379,45 @@ begin
   return query select made.entity_id, made.id, made.num, this
   from unnest(entities, versions, numbers) as made (entity_id, id, num);
 end $$;
+
+
+-- A new component with its first version, whose text is its only file. Returns no entity when its
+-- name is taken, and nothing is written when the library is full. contract: content_core §2.1
+create or replace function create_component(
+  library bigint, named text, kind_of text, code_of text, alone boolean, title text,
+  olx text, olx_type text, olx_hash text, olx_size bigint, most bigint,
+  at timestamptz, who text
+) returns table (is_full boolean, entity bigint, unique_id uuid, log bigint)
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare
+  made bigint;
+  unique_made uuid;
+  stored bigint;
+begin
+  perform id from library where id = create_component.library for no key update;
+  perform add_up_live(create_component.library);
+  if (select coalesce(sum(items), 0) from live_count
+      where library_id = create_component.library) >= most then
+    return query select true, cast(null as bigint), cast(null as uuid), cast(null as bigint);
+    return;
+  end if;
+  insert into entity (uuid, library_id, entity_ref, kind, type, code, can_stand_alone, created,
+                      created_by)
+  values (gen_random_uuid(), create_component.library, named, 'component', kind_of, code_of, alone,
+          at, who)
+  on conflict (library_id, entity_ref) do nothing
+  returning id, uuid into made, unique_made;
+  if made is not null then
+    insert into media (library_id, media_type, hash, size, text, has_file, created, interest_at)
+    values (create_component.library, olx_type, olx_hash, olx_size, olx, false, at, at)
+    on conflict (library_id, media_type, hash)
+    do update set text = coalesce(media.text, excluded.text),
+                  interest_at = greatest(media.interest_at, excluded.interest_at)
+    returning id into stored;
+    return query select false, made, unique_made, versions.log
+    from make_versions(create_component.library, jsonb_build_array(jsonb_build_object(
+      'entity_id', made, 'title', title, 'only_media', true, 'container', false,
+      'media', jsonb_build_object('block.xml', stored))), at, who) as versions;
+  end if;
+end $$;

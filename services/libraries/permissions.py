@@ -7,6 +7,7 @@ allows is needed, one that denies is enough for a no. `visible_to` says the same
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import casbin
@@ -115,6 +116,12 @@ _RULE = _enforcer()
 
 
 def _enforce(policies: Iterable[Policy], target: str, permission: Permission) -> bool:
+    return _decide(tuple(policies), target, permission)
+
+
+# The same question has the same answer, and casbin reads the rule anew for each.
+@lru_cache(maxsize=10_000)
+def _decide(policies: tuple[Policy, ...], target: str, permission: Permission) -> bool:
     rows = [[each.scope, each.holding, "deny" if each.denied else "allow"] for each in policies]
     assertion = _RULE.model.model["p"]["p"]
     assertion.policy = rows

@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 NEW = (
-    "make_versions", "publish_versions", "move_drafts", "add_up_live", "published_was_moved",
+    "create_component", "make_versions", "publish_versions", "move_drafts", "add_up_live", "published_was_moved",
     "keep_unpublished",
 )  # fmt: skip
 
