@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import dispatcher, user_tasks
+from benchmarks import dispatcher, libraries, user_tasks
 from benchmarks.rounds import write
 
 
@@ -16,10 +16,12 @@ def run(
     """All claims in sizes that take less than three minutes."""
     small = dispatcher.Sizes(tasks=500, rounds=rounds, requests=1000, waiting=10_000, samples=30)
     few = user_tasks.Sizes(tasks=100, rounds=rounds, rows=100_000, purged=2000)
+    some = libraries.Sizes(components=100, samples=10, rounds=rounds, large=5000)
     write(
         [
             dispatcher.measure(small, dispatcher.PARTS),
             user_tasks.measure(few, user_tasks.PARTS),
+            libraries.measure(some, libraries.PARTS),
         ],
         json_file,
     )

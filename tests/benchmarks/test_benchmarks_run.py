@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import dispatcher, peers, user_tasks
+from benchmarks import dispatcher, libraries, peers, user_tasks
 from benchmarks.rounds import Claim, Report, percentile, take_turns, write
 from benchmarks.suite import suite
 
@@ -29,6 +29,18 @@ def test_the_benchmarks_run_in_their_smallest_sizes():
         "a page of 10 among 60 rows",
         "a page of 50 among 60 rows",
     ]
+
+
+def test_the_phases_of_a_library_run_in_their_smallest_size():
+    sizes = libraries.Sizes(components=20, samples=2, rounds=1, large=40, alone=True)
+
+    report = libraries.measure(sizes, libraries.PARTS)
+
+    assert report.skipped == {libraries.PEER: "not asked for"}
+    phases = report.claims[: len(libraries.PHASES)]
+    assert [claim.what for claim in phases] == list(libraries.PHASES)
+    assert all(claim.statements["lyceum"][0] > 0 for claim in phases)
+    assert {len(claim.figures) for claim in report.claims[len(phases) :]} == {2}
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_install_it():
