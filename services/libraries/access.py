@@ -25,6 +25,7 @@ class Block:
 
     library: Library
     entity: Entity
+    live: bool = True
 
 
 class LibraryFor:
@@ -60,10 +61,10 @@ class BlockFor:
     async def find(self, usage_key: str, caller: Caller, session: AsyncSession) -> Block:
         key = parse_usage_key(usage_key)
         ref = component_ref(key.block_type, key.usage_id)
-        library, entity = await arrivals.item(
+        library, entity, live = await arrivals.item(
             session, str(key.lib_key), ref, caller, self._permission, deleted=self._deleted
         )
-        return Block(library, entity)
+        return Block(library, entity, live)
 
 
 class BlockToRead(BlockFor):
@@ -86,12 +87,12 @@ class ContainerFor:
         key = parse_item_key(container_key)
         if key.kind is Kind.COMPONENT:
             raise BlockUnknown
-        library, entity = await arrivals.item(
+        library, entity, live = await arrivals.item(
             session, key.library_key, key.ref, caller, self._permission, deleted=self._deleted
         )
         if entity.kind is not key.kind:
             raise BlockUnknown
-        return Block(library, entity)
+        return Block(library, entity, live)
 
 
 class ContainerToRead(ContainerFor):

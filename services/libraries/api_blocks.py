@@ -142,16 +142,11 @@ async def publish_block(
     block: PublishBlock, caller: CallerDep, session: SessionDep
 ) -> dict[str, Any]:
     """Publish this component alone. Without changes nothing happens."""
-    if await _is_live(session, block.entity):
+    if block.live:
         await publishing.publish(
             session, block.library, [block.entity.id], user=caller.username, now=utc_now()
         )
     return {}
-
-
-async def _is_live(session: SessionDep, entity: Entity) -> bool:
-    draft = await session.get(Draft, entity.id)
-    return draft is not None and draft.version_id is not None
 
 
 @router.get("/blocks/{usage_key}/assets/")

@@ -51,15 +51,15 @@ async def item(
     permission: Permission,
     *,
     deleted: bool = False,
-) -> tuple[Library, Entity]:
-    """A live item, or with `deleted` one in any state.
+) -> tuple[Library, Entity, bool]:
+    """A live item, or with `deleted` one in any state, and whether it is live.
 
     Raises LibraryUnknown, Forbidden or BlockUnknown, in this order.
     """
     found, entity, live, _ = await _arrive(session, key, ref, caller, permission)
     if entity is None or not (live or deleted):
         raise BlockUnknown
-    return found, entity
+    return found, entity, live
 
 
 async def _arrive(

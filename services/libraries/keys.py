@@ -1,6 +1,7 @@
 """Opaque keys of libraries and blocks: made and read by the platform's own package."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from opaque_keys import InvalidKeyError
 from opaque_keys.edx.locator import (
@@ -12,6 +13,8 @@ from opaque_keys.edx.locator import (
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown
 from services.libraries.states import Kind, component_ref
 
+# Keys are read again and again; what is no key is not remembered.
+REMEMBERED = 10_000
 CONTAINERS = frozenset(Kind) - {Kind.COMPONENT}
 
 
@@ -23,6 +26,7 @@ def library_key(org: str, slug: str) -> str:
         raise FieldRefused("slug", "This organisation and slug do not make a key.") from error
 
 
+@lru_cache(maxsize=REMEMBERED)
 def canonical_library_key(text: str) -> str:
     """The same text, if it is a library's key in its exact form. Raises LibraryUnknown."""
     try:
@@ -40,6 +44,7 @@ def usage_key(org: str, slug: str, block_type: str, code: str) -> str:
     return str(LibraryUsageLocatorV2(library, block_type=block_type, usage_id=code))  # type: ignore[abstract]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
     """Raises BlockUnknown for what is not a component's key in its exact form."""
     try:
@@ -57,6 +62,7 @@ def container_key(org: str, slug: str, container_type: str, code: str) -> str:
     return str(LibraryContainerLocator(library, container_type, code))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def parse_container_key(text: str) -> LibraryContainerLocator:
     """Raises BlockUnknown for what is not a container's key in its exact form."""
     try:
@@ -83,6 +89,7 @@ class ItemKey:
         return component_ref(self.type, self.code) if self.kind is Kind.COMPONENT else self.code
 
 
+@lru_cache(maxsize=REMEMBERED)
 def parse_item_key(text: str) -> ItemKey:
     """Raises BlockUnknown for what is neither a component's nor a container's key."""
     if text.startswith("lct:"):
