@@ -229,6 +229,12 @@ async def add(
     await add_items(session, library, collection, ids, now=now)
 
 
+_FIND = text("""
+    select entity_ref, kind, id from entity
+    where library_id = :library_id and entity_ref = any(cast(:refs as text[]))
+""")
+
+
 async def find_items(
     session: AsyncSession, library: Library, items: Iterable[ItemKey]
 ) -> list[int]:
@@ -236,11 +242,11 @@ async def find_items(
     wanted = set(items)
     if any(item.library_key != library.key for item in wanted):
         raise BlockUnknown
-    query = select(Entity.entity_ref, Entity.kind, Entity.id).where(
-        col(Entity.library_id) == library.id,
-        col(Entity.entity_ref).in_({item.ref for item in wanted}),
+    connection = await session.connection()
+    rows = await connection.execute(
+        _FIND, {"library_id": library.id, "refs": list({item.ref for item in wanted})}
     )
-    found = {(ref, kind): number for ref, kind, number in await session.exec(query)}
+    found = {(ref, Kind(kind)): number for ref, kind, number in rows}
     named = {(item.ref, item.kind) for item in wanted}
     if not named <= found.keys():
         raise BlockUnknown

@@ -38,6 +38,7 @@ def canonical_library_key(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=REMEMBERED)
 def usage_key(org: str, slug: str, block_type: str, code: str) -> str:
     """`lb:ORG:SLUG:TYPE:CODE`."""
     library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
@@ -56,6 +57,7 @@ def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
     return key
 
 
+@lru_cache(maxsize=REMEMBERED)
 def container_key(org: str, slug: str, container_type: str, code: str) -> str:
     """`lct:ORG:SLUG:TYPE:CODE`."""
     library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
