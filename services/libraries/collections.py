@@ -20,6 +20,7 @@ from services.libraries import events
 from services.libraries.errors import BlockUnknown, CollectionUnknown, FieldRefused, RuleBroken
 from services.libraries.keys import ItemKey
 from services.libraries.models import Collection, CollectionMember, Entity, Library
+from services.libraries.states import Kind
 
 LONGEST_CODE = 200
 TAKEN = "This key is taken in the library."
