@@ -212,10 +212,14 @@ begin
       returning id, entity_id
     )
     update draft set record_id = touched.id from touched where draft.entity_id = touched.entity_id;
+    -- Each looked up by itself: joined, all records of the log could meet all others first.
     insert into draft_side_effect (cause_id, effect_id)
-    select cause.id, effect.id from unnest(children, parents) as edge (child, parent)
-    join draft_record cause on cause.log_id = this and cause.entity_id = edge.child
-    join draft_record effect on effect.log_id = this and effect.entity_id = edge.parent
+    select pair.cause, pair.effect from (
+      select (select id from draft_record where log_id = this and entity_id = edge.child) as cause,
+             (select id from draft_record where log_id = this and entity_id = edge.parent) as effect
+      from unnest(children, parents) as edge (child, parent)
+    ) as pair
+    where pair.cause is not null and pair.effect is not null
     on conflict do nothing;
   end if;
   return query select this, many;
@@ -277,10 +281,14 @@ begin
     )
     update published set record_id = touched.id
     from touched where published.entity_id = touched.entity_id;
+    -- Each looked up by itself: joined, all records of the log could meet all others first.
     insert into publish_side_effect (cause_id, effect_id)
-    select cause.id, effect.id from unnest(children, parents) as edge (child, parent)
-    join publish_record cause on cause.log_id = this and cause.entity_id = edge.child
-    join publish_record effect on effect.log_id = this and effect.entity_id = edge.parent
+    select pair.cause, pair.effect from (
+      select (select id from publish_record where log_id = this and entity_id = edge.child) as cause,
+             (select id from publish_record where log_id = this and entity_id = edge.parent) as effect
+      from unnest(children, parents) as edge (child, parent)
+    ) as pair
+    where pair.cause is not null and pair.effect is not null
     on conflict do nothing;
   end if;
   return this;
