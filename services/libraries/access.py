@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import arrivals
 from services.libraries.errors import BlockUnknown
 from services.libraries.keys import parse_item_key, parse_usage_key
+from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
 from shared.callers import Caller, CallerDep
@@ -28,6 +29,13 @@ class Block:
     live: bool = True
 
 
+LOOKING = {Permission.VIEW, Permission.VIEW_TEAM}
+
+
+def hold_for(permission: Permission) -> Hold | None:
+    return None if permission in LOOKING else Hold.STAYS
+
+
 class LibraryFor:
     """The library of the path, for callers with a permission."""
 
@@ -38,8 +46,9 @@ class LibraryFor:
         return await self.find(lib_key, caller, session)
 
     async def find(self, lib_key: str, caller: Caller, session: AsyncSession) -> Library:
-        library, _ = await arrivals.library(session, lib_key, caller, self._permission)
-        return library
+        return await arrivals.library(
+            session, lib_key, caller, self._permission, hold_for(self._permission)
+        )
 
 
 class LibraryToRead(LibraryFor):
@@ -62,7 +71,13 @@ class BlockFor:
         key = parse_usage_key(usage_key)
         ref = component_ref(key.block_type, key.usage_id)
         library, entity, live = await arrivals.item(
-            session, str(key.lib_key), ref, caller, self._permission, deleted=self._deleted
+            session,
+            str(key.lib_key),
+            ref,
+            caller,
+            self._permission,
+            hold_for(self._permission),
+            deleted=self._deleted,
         )
         return Block(library, entity, live)
 
@@ -88,7 +103,13 @@ class ContainerFor:
         if key.kind is Kind.COMPONENT:
             raise BlockUnknown
         library, entity, live = await arrivals.item(
-            session, key.library_key, key.ref, caller, self._permission, deleted=self._deleted
+            session,
+            key.library_key,
+            key.ref,
+            caller,
+            self._permission,
+            hold_for(self._permission),
+            deleted=self._deleted,
         )
         if entity.kind is not key.kind:
             raise BlockUnknown

@@ -61,7 +61,7 @@ async def replace_block_tags(block: EditBlock, body: Tags, session: SessionDep) 
 
 
 @router.get("/containers/{container_key}/tags/", operation_id="read_container_tags")
-async def read_container_tags(container: ViewContainer, session: SessionDep) -> Tags:
+async def read_container_tags(container: ViewContainer, session: ReadDep) -> Tags:
     """The tags of a container."""
     return Tags(tags=await tags.of_entity(session, container.entity))
 
@@ -73,7 +73,7 @@ async def replace_container_tags(container: EditContainer, body: Tags, session: 
 
 
 @router.post("/{lib_key}/read/", operation_id="read_items")
-async def read_items(library: ViewLibrary, body: ItemsWanted, session: SessionDep) -> ManyItems:
+async def read_items(library: ViewLibrary, body: ItemsWanted, session: ReadDep) -> ManyItems:
     """Up to 100 live components and containers of a library at once.
 
     Each as when it is read alone, with the `collections` it is in and its `tags`; a container

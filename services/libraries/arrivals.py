@@ -11,8 +11,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import permissions
 from services.libraries.errors import BlockUnknown, LibraryUnknown
 from services.libraries.keys import canonical_library_key
+from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
-from services.libraries.permissions import HELD_SQL, Holdings
+from services.libraries.permissions import HELD_SQL
 from services.libraries.states import Permission
 from shared.callers import Caller
 from shared.database import Json
@@ -23,7 +24,7 @@ _COLUMNS = [column for table in _TABLES for column in table.columns]
 _NAMES = ", ".join(
     f"{column.table.name}.{column.name} as {column.table.name}_{column.name}" for column in _COLUMNS
 )
-_ARRIVE = text(f"""
+_ARRIVE = f"""
     select {_NAMES}, draft.version_id is not null as live, (
       select json_agg(json_build_array(kind, group_name, what, scope, denied, creator))
       from ({HELD_SQL}) as held) as held
@@ -31,16 +32,32 @@ _ARRIVE = text(f"""
     left join entity on entity.library_id = library.id and entity.entity_ref = :ref
     left join draft on draft.entity_id = entity.id
     where library.key = :key and library.staged_at is null
-""").columns(*_COLUMNS, column("live", Boolean), column("held", Json))
-_QUERY = select(Library, Entity, _ARRIVE.selected_columns.live, _ARRIVE.selected_columns.held)
+"""
+
+
+def _query(lock: str) -> Any:
+    found = text(_ARRIVE + lock).columns(*_COLUMNS, column("live", Boolean), column("held", Json))
+    columns = found.selected_columns
+    query = select(Library, Entity, columns.live, columns.held).from_statement(found)
+    return query.execution_options(populate_existing=bool(lock))
+
+
+_QUERIES = {
+    None: _query(""),
+    Hold.STAYS: _query("for key share of library"),
+}
 
 
 async def library(
-    session: AsyncSession, key: str, caller: Caller, permission: Permission
-) -> tuple[Library, Holdings]:
+    session: AsyncSession,
+    key: str,
+    caller: Caller,
+    permission: Permission,
+    hold: Hold | None = None,
+) -> Library:
     """Raises LibraryUnknown or Forbidden."""
-    found, _, _, mine = await _arrive(session, key, None, caller, permission)
-    return found, mine
+    found, _, _ = await _arrive(session, key, None, caller, permission, hold)
+    return found
 
 
 async def item(
@@ -49,6 +66,7 @@ async def item(
     ref: str,
     caller: Caller,
     permission: Permission,
+    hold: Hold | None = None,
     *,
     deleted: bool = False,
 ) -> tuple[Library, Entity, bool]:
@@ -56,23 +74,27 @@ async def item(
 
     Raises LibraryUnknown, Forbidden or BlockUnknown, in this order.
     """
-    found, entity, live, _ = await _arrive(session, key, ref, caller, permission)
+    found, entity, live = await _arrive(session, key, ref, caller, permission, hold)
     if entity is None or not (live or deleted):
         raise BlockUnknown
     return found, entity, live
 
 
 async def _arrive(
-    session: AsyncSession, key: str, ref: str | None, caller: Caller, permission: Permission
-) -> tuple[Library, Entity | None, bool, Holdings]:
+    session: AsyncSession,
+    key: str,
+    ref: str | None,
+    caller: Caller,
+    permission: Permission,
+    hold: Hold | None,
+) -> tuple[Library, Entity | None, bool]:
     key = canonical_library_key(key)
     values = permissions.asked(caller, [key]) | {"key": key, "ref": ref}
-    found = await session.exec(_QUERY.from_statement(_ARRIVE), params=values)  # type: ignore[call-overload]
-    row = found.first()
+    row = (await session.exec(_QUERIES[hold], params=values)).first()
     if row is None:
         raise LibraryUnknown
     library, entity, live, held = row
     mine = permissions.holdings(session, caller, held or (), [library])
     if not mine.allow(library.key, permission):
         raise Forbidden
-    return library, entity, bool(live), mine
+    return library, entity, bool(live)

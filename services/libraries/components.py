@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import drafts, entities, events, media, olx, publishing, versions
+from services.libraries import drafts, entities, events, media, olx, versions
 from services.libraries.entities import VIEW, NewEntity
 from services.libraries.errors import (
     AssetUnknown,
