@@ -105,7 +105,11 @@ async def _open(
     stack: contextlib.AsyncExitStack,
 ) -> None:
     state = app.state
-    state.database = Database(settings.database_url, pool=settings.database_pool)
+    state.database = Database(
+        settings.database_url,
+        pool=settings.database_pool,
+        lock_seconds=settings.lock_wait_seconds,
+    )
     stack.push_async_callback(state.database.close)
     await require_current(state.database.engine, settings.service)
     state.tokens = Tokens(settings)

@@ -22,9 +22,14 @@ Json = JSONB(none_as_null=True)
 class Database:
     """One service's database: a pool of connections and a maker of sessions."""
 
-    def __init__(self, url: str, *, pool: int = 10, **engine_options: Any) -> None:
+    def __init__(
+        self, url: str, *, pool: int = 10, lock_seconds: float = 0, **engine_options: Any
+    ) -> None:
+        """With `lock_seconds` a statement that waits longer for somebody's lock fails."""
+        limits = {"lock_timeout": str(int(lock_seconds * 1000))} if lock_seconds else {}
         self.engine: AsyncEngine = create_async_engine(
             async_url(url),
+            connect_args={"server_settings": limits},
             pool_size=pool,
             max_overflow=pool,
             pool_pre_ping=False,

@@ -16,10 +16,11 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
-# PostgreSQL gave this one up so that another could go on: nothing is stored.
-RETRYABLE = {"40P01", "40001"}
+# PostgreSQL's codes: given up so that another could go on; waited for another long enough.
+GIVEN_UP, LOCKED = {"40P01", "40001"}, "55P03"
 # A pattern, because pydantic tries it without leaving its own code.
 NO_NUL = r"^[^\x00]*$"
+BUSY = "Somebody else has worked on this for a while: try again."
 ContractBody = Callable[["Problem"], Any]
 
 
@@ -117,6 +118,12 @@ class Unavailable(Problem):
     status, type, title = 503, "unavailable", "Not available at the moment"
 
 
+class GivenUp(Problem):
+    """The database gave this up so that another could go on. Nothing is stored: try again."""
+
+    status, type, title = 409, "given-up", "Somebody changed the same at this moment: try again"
+
+
 BY_STATUS: dict[int, type[Problem]] = {
     problem.status: problem
     for problem in (
@@ -146,6 +153,8 @@ def from_response(response: httpx.Response) -> Problem:
         return BY_STATUS.get(response.status_code, BadInput)(text)
     usual = {"type", "title", "status", "detail", "fields"}
     default = Unavailable if response.status_code >= 500 else BadInput
+    if kind == GivenUp.type:
+        return Unavailable(document.get("detail"))  # so that whoever calls tries again
     problem = KNOWN.get(kind) or BY_STATUS.get(response.status_code, default)
     return problem(
         document.get("detail"),
@@ -186,9 +195,12 @@ def install(
         return answer(request, invalid_request(error))
 
     async def on_database(request: Request, error: Exception) -> Response:
-        if getattr(getattr(error, "orig", error), "sqlstate", None) not in RETRYABLE:
-            raise error
-        return answer(request, Conflict("Somebody changed the same at this moment: try again."))
+        code = getattr(getattr(error, "orig", error), "sqlstate", None)
+        if code in GIVEN_UP:
+            return answer(request, GivenUp())
+        if code == LOCKED:
+            return answer(request, Unavailable(BUSY, headers={"Retry-After": "5"}))
+        raise error
 
     async def on_unexpected(request: Request, error: Exception) -> Response:
         # The server logs the error itself; callers get no details.

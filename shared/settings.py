@@ -28,6 +28,8 @@ class ServiceSettings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     database_url: str
     database_pool: int = Field(default=10, ge=1, le=200)
+    # How long a request may wait for what others have locked.
+    lock_wait_seconds: float = Field(default=20.0, gt=0, le=3600)
     redis_url: str = "redis://127.0.0.1:6379/0"
     object_store: str = "file://.lyceum/objects"
     origin_url: str = "http://127.0.0.1:8100"

@@ -25,7 +25,7 @@ from shared.clients import ServiceClients
 from shared.database import utc_now
 
 SERVICE = "dispatcher"
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 
 
 def make_request(
@@ -113,13 +113,15 @@ async def get_task(clients: ServiceClients, task_id: UUID) -> TaskView:
 async def wait_for(clients: ServiceClients, task_id: UUID, timeout: float) -> TaskView:
     """The task once it has ended, or as it is when the time is over. Raises TaskUnknown."""
     loop = asyncio.get_running_loop()
-    limit, pause = loop.time() + timeout, FIRST_PAUSE
+    began = loop.time()
     while True:
         task = await get_task(clients, task_id)
-        if task.state in FINAL or loop.time() >= limit:
+        waited = loop.time() - began
+        if task.state in FINAL or waited >= timeout:
             return task
-        await asyncio.sleep(min(pause, max(0.0, limit - loop.time())))
-        pause = min(LONGEST_PAUSE, pause * 1.5)
+        # The answer is at most a tenth later than the end.
+        pause = min(max(FIRST_PAUSE, waited / 10), LONGEST_PAUSE)
+        await asyncio.sleep(min(pause, timeout - waited))
 
 
 async def report(clients: ServiceClients, updates: Updates) -> None:

@@ -7,10 +7,11 @@ import pytest
 from asyncpg import DeadlockDetectedError, DiskFullError, PostgresError
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared import problems
-from shared.database import async_url
+from shared.database import Database, async_url
 from shared.testing import client
 from tests.conftest import Servers
 
@@ -54,3 +55,24 @@ async def test_a_real_deadlock_is_a_conflict(servers: Servers) -> None:
 
     [error] = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert (await answered(error)).status_code == 409
+
+
+async def test_who_waits_too_long_for_a_lock_is_told_to_come_back(servers: Servers) -> None:
+    database = Database(servers.urls["libraries"], lock_seconds=0.05)
+    lock = text("select pg_advisory_xact_lock(3)")
+
+    async with database.engine.begin() as holder:
+        await holder.execute(lock)
+        with pytest.raises(DBAPIError) as caught:
+            async with database.engine.begin() as other:
+                await other.execute(lock)
+    await database.close()
+
+    answer = await answered(caught.value)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+async def test_our_services_try_again_what_was_given_up() -> None:
+    problem = problems.from_response(await answered(DeadlockDetectedError("a")))
+
+    assert isinstance(problem, problems.Unavailable)
