@@ -5,6 +5,7 @@ requests with JSON, checks who asks and tells events; theirs is called directly.
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import statistics
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +72,9 @@ class Caller:
         )
         data = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
         return self.send(method, path, data, f"multipart/form-data; boundary={mark}")
+
+    def close(self) -> None:
+        self._line.close()
 
     def send(self, method: str, path: str, data: bytes | None, kind: str) -> Any:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
@@ -190,8 +195,9 @@ class Author:
         def some(first: int) -> None:
             own = copy(self)
             own.call = Caller(self.suite.ports["libraries"])
-            for number in range(first, count, CALLERS):
-                own.create(number)
+            with closing(own.call):
+                for number in range(first, count, CALLERS):
+                    own.create(number)
 
         with ThreadPoolExecutor(CALLERS) as pool:
             list(pool.map(some, range(CALLERS)))
@@ -235,8 +241,15 @@ class Author:
 
 def run_phases(found: Suite, count: int, samples: int) -> dict[str, float]:
     """All phases, one after the other, on a library of its own."""
-    meter, author, some = Meter(found), Author(found), range(samples)
-    phase = meter.phase
+    author, other = Author(found), Author(found)
+    with closing(author.call), closing(other.call):
+        return _run_phases(Meter(found), author, other, count, samples)
+
+
+def _run_phases(
+    meter: Meter, author: Author, other: Author, count: int, samples: int
+) -> dict[str, float]:
+    phase, some = meter.phase, range(samples)
 
     def each(work: Callable[[int], Any]) -> Callable[[], Any]:
         return lambda: [work(number) for number in some]
@@ -268,9 +281,9 @@ def run_phases(found: Suite, count: int, samples: int) -> dict[str, float]:
     author.call("POST", f"{V2}/{author.key}/collections/", {"title": "all", "description": ""})
     phase("collection_add", lambda: author.collect(count))
     phase("backup", author.backup)
-    restored = phase("restore", lambda: author.restore(archive_of(found)))
+    restored = phase("restore", lambda: author.restore(archive_of(meter.suite)))
     assert author.call("GET", f"{V2}/{restored}/blocks/")["count"] == count
-    phase(TOGETHER, lambda: Author(found).create_together(count))
+    phase(TOGETHER, lambda: other.create_together(count))
     return meter.found
 
 
@@ -387,6 +400,14 @@ def compare_large(report: Report, found: Suite, sizes: Sizes) -> None:
     """The same single operations in a library of many and in one of few."""
     few = f"{sizes.components:,} components"
     authors = {few: Author(found), f"{sizes.large:,} components": Author(found)}
+    with contextlib.ExitStack() as stack:
+        for author in authors.values():
+            stack.callback(author.call.close)
+        _compare_large(report, found, sizes, authors)
+
+
+def _compare_large(report: Report, found: Suite, sizes: Sizes, authors: dict[str, Author]) -> None:
+    few = next(iter(authors))
     for author, count in zip(authors.values(), (sizes.components, sizes.large), strict=True):
         for number in range(sizes.samples):
             author.create(number)

@@ -7,7 +7,6 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from sqlalchemy import event
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import reports, runs
@@ -16,6 +15,7 @@ from shared.callers import service_token
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.dispatcher.conftest import accept, finish, make_request, ready, register, start
+from tests.statements import statements
 
 GROUPS = "/pulp/api/v3/task-groups/"
 OWN = "/api/dispatcher/v1/task-groups/"
@@ -178,17 +178,8 @@ async def test_the_cost_of_a_page_does_not_grow_with_it(
     app: FastAPI, http: httpx.AsyncClient, group: UUID
 ) -> None:
     async def cost(**query: str) -> int:
-        seen: list[str] = []
-        engine = app.state.database.engine.sync_engine
-
-        def note(*arguments: Any) -> None:
-            # Not what the loops of the process ask meanwhile.
-            if "taskgroup" in arguments[2] or "group_id" in arguments[2]:
-                seen.append(arguments[2])
-
-        event.listen(engine, "before_cursor_execute", note)
-        answer = await http.get(GROUPS, headers=ADMIN, params=query)
-        event.remove(engine, "before_cursor_execute", note)
+        with statements(app.state.database.engine) as seen:
+            answer = await http.get(GROUPS, headers=ADMIN, params=query)
         assert answer.status_code == 200
         return len(seen)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -30,6 +30,7 @@ from shared.testing import as_user
 from tests.conftest import Servers
 from tests.dispatcher.conftest import NOON, accept, finish, register, start
 from tests.dispatcher.in_process import Worker
+from tests.statements import statements
 
 REPORT = UUID(int=7)
 REPORTS = "/api/dispatcher/v1/reports"
@@ -346,22 +347,6 @@ async def test_reports_of_removed_tasks_are_dropped_whoever_comes_first(
 # Groups
 
 
-@contextlib.contextmanager
-def counted(session: AsyncSession) -> Iterator[list[str]]:
-    """The statements a session sends meanwhile."""
-    statements: list[str] = []
-    engine = session.bind.engine.sync_engine  # type: ignore[union-attr]
-
-    def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
-        statements.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-
-
 async def make_group(session: AsyncSession) -> UUID:
     group = uuid4()
     await session.exec(
@@ -418,12 +403,12 @@ async def test_a_group_of_any_size_is_summed_by_one_statement(session: AsyncSess
     found = await session.get(TaskGroup, group)
     assert found is not None
 
-    with counted(session) as statements:
+    with statements(session.get_bind().engine) as seen:
         contents = await groups.contents(session, [found])
 
     (report, done, total) = contents.reports[group][0]
     assert (report.code, report.total, done, total) == ("copied", 0, 30 * LARGEST, 30 * LARGEST)
-    assert len(statements) == 3
+    assert len(seen) == 3
 
 
 async def test_reports_go_with_their_task(session: AsyncSession) -> None:

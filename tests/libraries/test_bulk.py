@@ -1,18 +1,18 @@
 """Many components edited, and many drafts taken back, in one request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from shared.database import Database
 from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2
+from tests.statements import statements
 
 pytestmark = pytest.mark.asyncio
 KEY = "lib:CL-TEST:lib-1"
@@ -167,30 +167,14 @@ async def test_opposite_orders_at_once_do_not_wait_for_each_other(author: Author
 
 async def test_many_cost_as_many_statements_as_one(author: Author, app: Any) -> None:
     async def count(*blocks: dict[str, Any]) -> int:
-        with counted(app.state.database) as statements:
+        with statements(app.state.database.engine) as seen:
             assert (await author.edit(*blocks)).status_code == 200
-        return len(statements)
+        return len(seen)
 
     await count(edit("a", "warm"))
     one = await count(edit("a", "one"))
 
     assert await count(*(edit(code, "many") for code in "abc")) == one
-
-
-@contextmanager
-def counted(database: Database) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(*args: Any) -> None:
-        if "outbox" not in args[2]:
-            statements.append(args[2])
-
-    engine = database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 async def test_chosen_drafts_go_back_to_what_is_published(author: Author) -> None:

@@ -10,12 +10,13 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 from lxml import etree
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from services.libraries import libraries, publishing
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2, make_library
+from tests.statements import statements
 
 CLIPBOARD = "/api/content-staging/v1/clipboard/"
 BIRDS, TIDES = "lib:Fjord:BIRDS", "lib:Fjord:TIDES"
@@ -345,17 +346,10 @@ async def test_pasting_beside_publishing_and_pasting(app: FastAPI, http: httpx.A
 
 async def test_the_cost_does_not_grow_with_the_tree(app: FastAPI, http: httpx.AsyncClient) -> None:
     async def cost() -> int:
-        seen: list[str] = []
-
-        def note(*arguments: Any) -> None:
-            seen.append(arguments[2])
-
-        engine = app.state.database.engine.sync_engine
-        event.listen(engine, "before_cursor_execute", note)
-        await copy(http, SHORE)
-        await paste(http)
-        event.remove(engine, "before_cursor_execute", note)
-        return sum("outbox" not in statement for statement in seen)
+        with statements(app.state.database.engine) as seen:
+            await copy(http, SHORE)
+            await paste(http)
+        return len(seen)
 
     before = await cost()
     keys = []

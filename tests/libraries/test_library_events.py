@@ -1,8 +1,7 @@
 """What a library tells everyone, row by row of its contract. contract: libraries §7"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import (
@@ -32,6 +31,7 @@ from services.libraries.states import Kind
 from shared.events import stream_name, told
 from shared.testing import as_user
 from tests.libraries.conftest import NOON, STAFF, V2, make_library
+from tests.statements import statements
 
 PREFIX = "org.openedx.content_authoring."
 WHO: dict[str, Any] = {"user": "ines", "now": NOON}
@@ -449,26 +449,11 @@ async def test_54_what_fails_tells_nothing(world: World) -> None:
     assert world.heard() == []
 
 
-@contextmanager
-def counted(session: AsyncSession) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def count(*args: Any) -> None:
-        statements.append(args[2])
-
-    engine = session.get_bind().engine
-    event.listen(engine, "before_cursor_execute", count)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
-
-
 async def test_many_cost_as_many_statements_as_one(world: World) -> None:
     async def cost(work: Callable[[], Awaitable[Any]]) -> int:
-        with counted(world.session) as statements:
+        with statements(world.session.get_bind().engine) as seen:
             await work()
-        return len(statements)
+        return len(seen)
 
     async def life(codes: list[str]) -> list[int]:
         items = [NewComponent("html", code, "T", f"<html>{code}</html>") for code in codes]

@@ -12,6 +12,7 @@ from services.libraries import clipboard, containers, libraries, pasting
 from services.libraries.components import NewComponent, add_many
 from services.libraries.errors import LimitReached
 from services.libraries.models import Clipboard, Entity, Library
+from services.libraries.olx import LIMITS
 from services.libraries.states import Kind
 from shared.callers import Caller
 from shared.events import told
@@ -47,8 +48,9 @@ class Pasting:
         """What was told of it: names and keys, in their order."""
         before = len(told(self.session))
         await pasting.paste(
-            self.session, Files("memory:///"), into, kept, most=most, user="ada", now=NOON
-        )
+            self.session, Files("memory:///"), into, kept, most=most, limits=LIMITS, user="ada",
+            now=NOON,
+        )  # fmt: skip
         return self.since(before)
 
     def since(self, before: int) -> list[tuple[str, str]]:

@@ -1,13 +1,13 @@
 """Drafts and publishing: what moves, what is recorded, at what cost. contract: content_core §7"""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import (
@@ -26,6 +26,7 @@ from services.libraries.states import Kind
 from shared.database import Database
 from tests.conftest import Servers
 from tests.libraries.conftest import NOON, make_library
+from tests.statements import statements
 
 ROUNDS = 5
 
@@ -191,21 +192,6 @@ async def test_work_that_lost_its_lock_comes_too_late(
         await publishing.hold(session, library, 8)
 
 
-@contextmanager
-def counted(database: Database) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def count(_: Any, __: Any, statement: str, *___: Any) -> None:
-        statements.append(statement)
-
-    engine = database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", count)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
-
-
 async def test_the_number_of_statements_does_not_grow_with_the_library(
     database: Database, session: AsyncSession
 ) -> None:
@@ -213,14 +199,14 @@ async def test_the_number_of_statements_does_not_grow_with_the_library(
     for size in (5, 200):
         library = await make_library(session, slug=f"n-{size}")
         codes = [f"p{number}" for number in range(size)]
-        with counted(database) as adding:
+        with statements(database.engine) as adding:
             await add(session, library, *codes)
-        with counted(database) as publish:
+        with statements(database.engine) as publish:
             await publish_all(session, library)
         items = [component(code, "<problem>2</problem>") for code in codes]
-        with counted(database) as editing:
+        with statements(database.engine) as editing:
             await components.add_many(session, library, items, user="ines", now=NOON)
-        with counted(database) as revert:
+        with statements(database.engine) as revert:
             await publishing.revert(session, library, user="ines", now=NOON)
         counts.append([len(found) for found in (adding, publish, editing, revert)])
 

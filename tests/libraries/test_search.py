@@ -6,7 +6,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from services.libraries import (
     collections,
@@ -21,6 +21,7 @@ from services.libraries.states import Kind
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.libraries.conftest import NOON, STAFF, V2, make_library
+from tests.statements import statements
 
 BIRDS, TIDES = "lib:Fjord:BIRDS", "lib:Fjord:TIDES"
 GULL, TERN, QUIZ, MOON = (
@@ -241,17 +242,9 @@ async def test_a_search_takes_the_same_statements_whatever_it_finds(
     app: FastAPI, http: httpx.AsyncClient
 ) -> None:
     async def cost(q: str) -> int:
-        seen: list[str] = []
-
-        def note(*arguments: Any) -> None:
-            if "findable" in arguments[2]:
-                seen.append(arguments[2])
-
-        engine = app.state.database.engine.sync_engine
-        event.listen(engine, "before_cursor_execute", note)
-        await search(http, q=q)
-        event.remove(engine, "before_cursor_execute", note)
-        return len(seen)
+        with statements(app.state.database.engine) as seen:
+            await search(http, q=q)
+        return sum("findable" in statement for statement in seen)
 
     assert [await cost("screams"), await cost(""), await cost("nothing")] == [2, 2, 2]
 

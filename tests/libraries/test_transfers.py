@@ -1,14 +1,11 @@
 """Copying and moving items between libraries over HTTP."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import event
 
 from services.libraries import components, containers, entities, libraries, transferring
 from services.libraries.errors import BlockUnknown
@@ -36,6 +33,7 @@ from tests.libraries.test_clipboard import (
     olx_of,
     post,
 )
+from tests.statements import statements
 
 __all__ = ["content"]
 PREFIX = "org.openedx.content_authoring."
@@ -64,23 +62,6 @@ async def done(http: httpx.AsyncClient, mode: str, *items: str, **more: Any) -> 
 async def is_there(http: httpx.AsyncClient, key: str) -> bool:
     kind = "blocks" if key.startswith("lb:") else "containers"
     return (await http.get(f"{V2}/{kind}/{key}/", headers=STAFF)).status_code == 200
-
-
-@contextmanager
-def statements(app: FastAPI) -> Iterator[list[str]]:
-    """Those of requests, without what works beside."""
-    seen: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        if "outbox" not in arguments[2] and "insert into person" not in arguments[2]:
-            seen.append(arguments[2])
-
-    engine = app.state.database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 async def test_a_tree_is_copied_under_the_same_codes_each_item_once(
@@ -388,7 +369,7 @@ async def test_the_cost_does_not_grow_with_what_is_transferred(
     app: FastAPI, http: httpx.AsyncClient, mode: str
 ) -> None:
     async def cost(*items: str) -> int:
-        with statements(app) as seen:
+        with statements(app.state.database.engine) as seen:
             await done(http, mode, *items)
         return len(seen)
 

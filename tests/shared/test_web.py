@@ -91,7 +91,7 @@ def encoded(claims: dict[str, Any], key: str = SECRET) -> str:
     return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(key))
 
 
-SOON = int(time.time()) + 600
+SOON = int(time.time()) + 86_400
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Counting the statements of a piece of work, without those of what works beside it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import event
+
+_sent: ContextVar[list[str] | None] = ContextVar("sent", default=None)
+
+
+@contextmanager
+def statements(engine: Any) -> Iterator[list[str]]:
+    """What the code inside sends through an engine, its requests to an app in process included.
+
+    The app's own loops began in another context, so theirs are not among them.
+    """
+    found: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        if _sent.get() is found:
+            found.append(arguments[2])
+
+    engine = getattr(engine, "sync_engine", engine)
+    token = _sent.set(found)
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+        _sent.reset(token)
