@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import collections, libraries, permissions
 from services.libraries.access import EditBlockEver, EditContainerEver, hold_for
@@ -46,12 +47,22 @@ class LibraryWith:
         self._needed = needed
 
     async def __call__(self, lib_key: str, caller: KnownCaller, session: SessionDep) -> Library:
+        return await self.find(lib_key, caller, session)
+
+    async def find(self, lib_key: str, caller: Caller, session: AsyncSession) -> Library:
         library = await libraries.get(session, lib_key, hold_for(self._needed[-1]))
         await permissions.require_each(session, library, caller, self._needed)
         return library
 
 
-ViewLibrary = Annotated[Library, Depends(LibraryWith(Permission.VIEW))]
+class LibraryToRead(LibraryWith):
+    """The same for a request that only reads."""
+
+    async def __call__(self, lib_key: str, caller: KnownCaller, session: ReadDep) -> Library:
+        return await self.find(lib_key, caller, session)
+
+
+ViewLibrary = Annotated[Library, Depends(LibraryToRead(Permission.VIEW))]
 CreateIn = Annotated[Library, Depends(LibraryWith(Permission.CREATE_COLLECTION, Permission.EDIT))]
 EditIn = Annotated[Library, Depends(LibraryWith(Permission.EDIT_COLLECTION, Permission.EDIT))]
 DeleteIn = Annotated[Library, Depends(LibraryWith(Permission.DELETE_COLLECTION, Permission.EDIT))]

@@ -164,7 +164,7 @@ async def _children_json(
 
 @router.get("/containers/{container_key}/versions/{number}/children/")
 async def list_children_of_version(
-    container: ViewContainerEver, number: Number, session: SessionDep, published: bool = False
+    container: ViewContainerEver, number: Number, session: ReadDep, published: bool = False
 ) -> JSONResponse:
     """The children of one version of a container, also of a deleted one that is pinned somewhere.
 
