@@ -20,6 +20,8 @@ SCHEMES = ("bearer", "jwt")
 ALGORITHMS = ["HS256", "RS256", "RS512", "ES256", "EdDSA", "Ed25519"]
 SERVICE_TTL = timedelta(minutes=5)
 MOST_REMEMBERED = 1000
+LONGEST_REMEMBERED = 8_000
+PEOPLE_REMEMBERED_SECONDS = 60.0
 KEYS_FRESH_SECONDS = 300.0
 KEYS_RETRY_SECONDS = 10.0
 
@@ -49,7 +51,11 @@ class Caller:
 
 
 class Tokens:
-    """Verifies access tokens by shared secret and, when configured, by a JWKS address."""
+    """Verifies access tokens by shared secret and, when configured, by a JWKS address.
+
+    A token that verified is remembered until it expires, a person's for a minute at most: so
+    long may one be taken whose key is no longer in the key set. One that did not is not.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._secret = OctKey.import_key(settings.token_secret.get_secret_value())
@@ -57,8 +63,7 @@ class Tokens:
         self._registry = jwt.JWTClaimsRegistry(leeway=5, exp={"essential": True})
         self._audience = settings.token_audience
         self._keys = KeySet([])
-        # Tokens of services verified before, until they expire: each is used for many calls.
-        self._services: dict[str, tuple[float, Caller]] = {}
+        self._people, self._services = _Verified(), _Verified()
         self._loaded = 0.0
         self._loading = asyncio.Lock()
         # Told of every person whose token verified; must be quick and must not raise.
@@ -66,33 +71,22 @@ class Tokens:
 
     async def caller(self, token: str) -> Caller:
         """Whose token this is. Raises NotAuthenticated for any that does not verify."""
-        claims = await self._claims(token)
-        username = claims.get("preferred_username")
-        if not isinstance(username, str) or not username or "\x00" in username:
-            raise NotAuthenticated("Invalid token: no preferred_username.")
-        user_id = claims.get("user_id")
-        caller = Caller(
-            username=username,
-            user_id=user_id if isinstance(user_id, int) else None,
-            email=str(claims.get("email") or ""),
-            staff=claims.get("administrator") is True,
-            superuser=claims.get("superuser") is True,
-            scopes=_texts(claims.get("scopes")),
-            groups=_texts(claims.get("groups")),
-        )
+        caller = self._people.find(token)
+        if caller is None:
+            claims = await self._claims(token)
+            caller = _person(claims)
+            until = min(claims["exp"], time.time() + PEOPLE_REMEMBERED_SECONDS)
+            self._people.keep(token, caller, until)
         if self.on_caller is not None:
             self.on_caller(caller)
         return caller
 
     async def service(self, token: str) -> Caller:
         """Which of our services this is: signed with the shared secret, never by JWKS."""
-        known = self._services.get(token)
-        if known is not None and time.time() < known[0]:
-            return known[1]
-        caller, expires = self._service(token)
-        if len(self._services) >= MOST_REMEMBERED:
-            self._services.clear()
-        self._services[token] = (expires, caller)
+        caller = self._services.find(token)
+        if caller is None:
+            caller, expires = self._service(token)
+            self._services.keep(token, caller, expires)
         return caller
 
     def _service(self, token: str) -> tuple[Caller, float]:
@@ -149,6 +143,44 @@ class Tokens:
         except httpx.HTTPError as error:
             if not self._keys.keys:
                 raise Unavailable("The key set for access tokens cannot be read.") from error
+
+
+class _Verified:
+    """Whose tokens verified before, by their whole text; a bounded number of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, Caller]] = {}
+
+    def find(self, token: str) -> Caller | None:
+        until, caller = self._known.get(token, (0.0, None))
+        return caller if time.time() < until else None
+
+    def keep(self, token: str, caller: Caller, until: float) -> None:
+        if len(token) > LONGEST_REMEMBERED:
+            return
+        if len(self._known) >= MOST_REMEMBERED:
+            self._known.clear()
+        self._known[token] = (until, caller)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _person(claims: dict[str, Any]) -> Caller:
+    """Raises NotAuthenticated for claims that name nobody."""
+    username = claims.get("preferred_username")
+    if not isinstance(username, str) or not username or "\x00" in username:
+        raise NotAuthenticated("Invalid token: no preferred_username.")
+    user_id = claims.get("user_id")
+    return Caller(
+        username=username,
+        user_id=user_id if isinstance(user_id, int) else None,
+        email=str(claims.get("email") or ""),
+        staff=claims.get("administrator") is True,
+        superuser=claims.get("superuser") is True,
+        scopes=_texts(claims.get("scopes")),
+        groups=_texts(claims.get("groups")),
+    )
 
 
 def _texts(value: Any) -> tuple[str, ...]:
