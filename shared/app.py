@@ -72,9 +72,9 @@ def create_service_app(
         swagger_ui_parameters={"persistAuthorization": True},
     )
     app.state.settings = settings
-    for router in routers:
-        app.include_router(router)
-    app.include_router(_plumbing(settings))
+    for router in [*routers, _plumbing(settings)]:
+        # Flat: an included router would look for the route of each request twice.
+        app.router.routes.extend(router.routes)
     _document_tokens(app)
     problems.install(app, compatible=compatible, body=contract_body)
     app.add_middleware(Boundary, settings=settings)

@@ -1,6 +1,7 @@
 """Sessions, column types, and the transaction around every request."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -81,6 +82,9 @@ def text_enum(states: type[StrEnum], *, name: str) -> Enum:
     )
 
 
+# Not the second half of `::type`, nor of a time between quotes.
+_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+
 UTCDateTime = DateTime(timezone=True)
 
 
@@ -118,6 +122,20 @@ async def driver(session: AsyncSession) -> Any:
         # SQLAlchemy begins with its own first statement, and not before.
         await connection.execute(text("select"))
     return driver
+
+
+async def reader(session: AsyncSession) -> Any:
+    """The asyncpg connection of a session, for statements that only read."""
+    connection = await session.connection()
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    return driver
+
+
+def positional(statement: str) -> tuple[str, list[str]]:
+    """A statement with `:names` as asyncpg takes it, and the names in the order of its values."""
+    names = list(dict.fromkeys(_NAMED.findall(statement)))
+    return _NAMED.sub(lambda name: f"${names.index(name[1]) + 1}", statement), names
 
 
 @contextlib.asynccontextmanager

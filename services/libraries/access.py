@@ -5,6 +5,7 @@ The order is the contract's: who calls (401), whether the key is one and its lib
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import Depends
@@ -12,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import arrivals
 from services.libraries.errors import BlockUnknown
-from services.libraries.keys import parse_item_key, parse_usage_key
+from services.libraries.keys import REMEMBERED, ItemKey, parse_item_key, parse_usage_key
 from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
@@ -36,6 +37,21 @@ def hold_for(permission: Permission) -> Hold | None:
     return None if permission in LOOKING else Hold.STAYS
 
 
+@lru_cache(maxsize=REMEMBERED)
+def component_of(text: str) -> tuple[str, str]:
+    """The key of a component's library, and its ref in it. Raises BlockUnknown."""
+    key = parse_usage_key(text)
+    return str(key.lib_key), component_ref(key.block_type, key.usage_id)
+
+
+def container_of(text: str) -> ItemKey:
+    """Raises BlockUnknown."""
+    key = parse_item_key(text)
+    if key.kind is Kind.COMPONENT:
+        raise BlockUnknown
+    return key
+
+
 class LibraryFor:
     """The library of the path, for callers with a permission."""
 
@@ -55,7 +71,7 @@ class LibraryToRead(LibraryFor):
     """The same for a request that only reads."""
 
     async def __call__(self, lib_key: str, caller: CallerDep, session: ReadDep) -> Library:
-        return await self.find(lib_key, caller, session)
+        return await arrivals.library_to_read(session, lib_key, caller, self._permission)
 
 
 class BlockFor:
@@ -68,25 +84,28 @@ class BlockFor:
         return await self.find(usage_key, caller, session)
 
     async def find(self, usage_key: str, caller: Caller, session: AsyncSession) -> Block:
-        key = parse_usage_key(usage_key)
-        ref = component_ref(key.block_type, key.usage_id)
-        library, entity, live = await arrivals.item(
+        library_key, ref = component_of(usage_key)
+        found = await arrivals.item(
             session,
-            str(key.lib_key),
+            library_key,
             ref,
             caller,
             self._permission,
             hold_for(self._permission),
             deleted=self._deleted,
         )
-        return Block(library, entity, live)
+        return Block(*found)
 
 
 class BlockToRead(BlockFor):
     """The same for a request that only reads."""
 
     async def __call__(self, usage_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        return await self.find(usage_key, caller, session)
+        library_key, ref = component_of(usage_key)
+        found = await arrivals.item_to_read(
+            session, library_key, ref, caller, self._permission, deleted=self._deleted
+        )
+        return Block(*found)
 
 
 class ContainerFor:
@@ -99,9 +118,7 @@ class ContainerFor:
         return await self.find(container_key, caller, session)
 
     async def find(self, container_key: str, caller: Caller, session: AsyncSession) -> Block:
-        key = parse_item_key(container_key)
-        if key.kind is Kind.COMPONENT:
-            raise BlockUnknown
+        key = container_of(container_key)
         library, entity, live = await arrivals.item(
             session,
             key.library_key,
@@ -120,7 +137,13 @@ class ContainerToRead(ContainerFor):
     """The same for a request that only reads."""
 
     async def __call__(self, container_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        return await self.find(container_key, caller, session)
+        key = container_of(container_key)
+        library, entity, live = await arrivals.item_to_read(
+            session, key.library_key, key.ref, caller, self._permission, deleted=self._deleted
+        )
+        if entity.kind is not key.kind:
+            raise BlockUnknown
+        return Block(library, entity, live)
 
 
 ViewLibrary = Annotated[Library, Depends(LibraryToRead(Permission.VIEW))]

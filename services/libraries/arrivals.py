@@ -3,6 +3,7 @@
 All of it in one statement, because each costs a round trip. contract: libraries §2.4
 """
 
+from collections import namedtuple
 from typing import Any
 
 from sqlalchemy import Boolean, column, select, text
@@ -14,9 +15,9 @@ from services.libraries.keys import canonical_library_key
 from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.permissions import HELD_SQL
-from services.libraries.states import Permission
+from services.libraries.states import Kind, Permission
 from shared.callers import Caller
-from shared.database import Json
+from shared.database import Json, positional, reader
 from shared.problems import Forbidden
 
 _TABLES: list[Any] = [Library.__table__, Entity.__table__]  # type: ignore[attr-defined]
@@ -46,6 +47,18 @@ _QUERIES = {
     None: _query(""),
     Hold.STAYS: _query("for key share of library"),
 }
+
+
+def _seen(name: str, table: Any) -> Any:
+    names: list[str] = table.columns.keys()
+    return namedtuple(name, names)
+
+
+# What a request that only reads gets: the columns of both, and no session that looks after them.
+_seen_library: Any = _seen("SeenLibrary", _TABLES[0])
+_seen_entity: Any = _seen("SeenEntity", _TABLES[1])
+_WIDTH = len(_TABLES[0].columns)
+_SEE, _SEEN_VALUES = positional(_ARRIVE)
 
 
 async def library(
@@ -80,6 +93,56 @@ async def item(
     return found, entity, live
 
 
+async def library_to_read(
+    session: AsyncSession, key: str, caller: Caller, permission: Permission
+) -> Library:
+    """As `library`; what comes can only be read. Raises LibraryUnknown or Forbidden."""
+    found, _, _ = await _see(session, key, None, caller, permission)
+    return found
+
+
+async def item_to_read(
+    session: AsyncSession,
+    key: str,
+    ref: str,
+    caller: Caller,
+    permission: Permission,
+    *,
+    deleted: bool = False,
+) -> tuple[Library, Entity, bool]:
+    """As `item`; what comes can only be read. Raises LibraryUnknown, Forbidden, BlockUnknown."""
+    found, entity, live = await _see(session, key, ref, caller, permission)
+    if entity is None or not (live or deleted):
+        raise BlockUnknown
+    return found, entity, live
+
+
+async def _see(
+    session: AsyncSession, key: str, ref: str | None, caller: Caller, permission: Permission
+) -> tuple[Library, Entity | None, bool]:
+    key = canonical_library_key(key)
+    values = permissions.asked(caller, [key]) | {"key": key, "ref": ref}
+    connection = await reader(session)
+    row = await connection.fetchrow(_SEE, *[values[name] for name in _SEEN_VALUES])
+    if row is None:
+        raise LibraryUnknown
+    *columns, live, held = row
+    library: Library = _seen_library._make(columns[:_WIDTH])
+    _check(session, caller, library, held or (), permission)
+    entity = _seen_entity._make(columns[_WIDTH:])
+    if entity.id is None:
+        return library, None, False
+    return library, entity._replace(kind=Kind(entity.kind)), live
+
+
+def _check(
+    session: AsyncSession, caller: Caller, library: Library, held: Any, permission: Permission
+) -> None:
+    mine = permissions.holdings(session, caller, held, [library])
+    if not mine.allow(library.key, permission):
+        raise Forbidden
+
+
 async def _arrive(
     session: AsyncSession,
     key: str,
@@ -94,7 +157,5 @@ async def _arrive(
     if row is None:
         raise LibraryUnknown
     library, entity, live, held = row
-    mine = permissions.holdings(session, caller, held or (), [library])
-    if not mine.allow(library.key, permission):
-        raise Forbidden
+    _check(session, caller, library, held or (), permission)
     return library, entity, bool(live)
