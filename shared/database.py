@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections import namedtuple
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -136,6 +137,29 @@ def positional(statement: str) -> tuple[str, list[str]]:
     """A statement with `:names` as asyncpg takes it, and the names in the order of its values."""
     names = list(dict.fromkeys(_NAMED.findall(statement)))
     return _NAMED.sub(lambda name: f"${names.index(name[1]) + 1}", statement), names
+
+
+def row_type(name: str, names: list[str]) -> Any:
+    """What makes light rows with these names."""
+    return namedtuple(name, names)
+
+
+class Reading:
+    """A fixed statement that only reads, asked of asyncpg itself; rows have names.
+
+    In a transaction it sees what was written before, if anything was.
+    """
+
+    def __init__(self, statement: str) -> None:
+        self._statement, self._names = positional(statement)
+        self._row: Any = None
+
+    async def rows(self, session: AsyncSession, **values: Any) -> list[Any]:
+        connection = await reader(session)
+        found = await connection.fetch(self._statement, *[values[name] for name in self._names])
+        if found and (self._row is None or self._row._fields != tuple(found[0].keys())):
+            self._row = row_type("Row", list(found[0].keys()))
+        return [self._row._make(row) for row in found]
 
 
 @contextlib.asynccontextmanager

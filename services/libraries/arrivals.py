@@ -3,7 +3,6 @@
 All of it in one statement, because each costs a round trip. contract: libraries §2.4
 """
 
-from collections import namedtuple
 from typing import Any
 
 from sqlalchemy import Boolean, column, select, text
@@ -17,7 +16,7 @@ from services.libraries.models import Entity, Library
 from services.libraries.permissions import HELD_SQL
 from services.libraries.states import Kind, Permission
 from shared.callers import Caller
-from shared.database import Json, positional, reader
+from shared.database import Json, positional, reader, row_type
 from shared.problems import Forbidden
 
 _TABLES: list[Any] = [Library.__table__, Entity.__table__]  # type: ignore[attr-defined]
@@ -49,14 +48,9 @@ _QUERIES = {
 }
 
 
-def _seen(name: str, table: Any) -> Any:
-    names: list[str] = table.columns.keys()
-    return namedtuple(name, names)
-
-
 # What a request that only reads gets: the columns of both, and no session that looks after them.
-_seen_library: Any = _seen("SeenLibrary", _TABLES[0])
-_seen_entity: Any = _seen("SeenEntity", _TABLES[1])
+_seen_library: Any = row_type("SeenLibrary", _TABLES[0].columns.keys())
+_seen_entity: Any = row_type("SeenEntity", _TABLES[1].columns.keys())
 _WIDTH = len(_TABLES[0].columns)
 _SEE, _SEEN_VALUES = positional(_ARRIVE)
 

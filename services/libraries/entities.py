@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries.errors import BlockUnknown
 from services.libraries.models import Draft, Entity, Library
 from services.libraries.states import Kind
+from shared.database import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ _BELOW = """
       join dependency on dependency.version_id = below.version_id
       join draft lower on lower.entity_id = dependency.entity_id
 """
-_SHOW = text(
+_SHOW = Reading(
     VIEW.replace(
         "    from entity\n",
         f"""
@@ -156,10 +157,10 @@ async def show(session: AsyncSession, entity_id: int) -> Row[Any]:
 
     A row of VIEW and `changed_below`, which is False for components.
     """
-    connection = await session.connection()
-    found = (await connection.execute(_SHOW, {"id": entity_id})).first()
-    if found is None:
+    rows = await _SHOW.rows(session, id=entity_id)
+    if not rows:
         raise BlockUnknown
+    found: Row[Any] = rows[0]
     return found
 
 

@@ -14,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind
+from shared.database import Reading
 
 # How many of the things that were published together one group names.
 MOST_NAMED = 100
@@ -60,7 +61,7 @@ _ENTRY = """
 _NEWEST_FIRST = "order by record.log_id desc, title desc, record.id desc"
 
 # Behind the newest change that led to the published version: its publish, or a return to it.
-_UNPUBLISHED = text(f"""
+_UNPUBLISHED = Reading(f"""
     {_ENTRY}
     left join published on published.entity_id = record.entity_id
     where record.entity_id = any(cast(:ids as bigint[]))
@@ -92,7 +93,7 @@ _PUBLISHED_ENTRIES = text(f"""
     where record.entity_id = any(cast(:ids as bigint[]))
     {_NEWEST_FIRST}
 """)
-_CONTRIBUTORS = text(f"""
+_CONTRIBUTORS = Reading(f"""
     select publish.log_id, publish.entity_id, draft_log.changed_by, max(record.log_id) as latest
     from publish_record publish
     join draft_record record on record.entity_id = publish.entity_id {_WINDOW}
@@ -102,7 +103,7 @@ _CONTRIBUTORS = text(f"""
     order by latest desc, draft_log.changed_by
 """)
 
-_PUBLISHES = text("""
+_PUBLISHES = Reading("""
     select record.log_id, record.direct, record.entity_id, log.uuid, log.published_at,
            log.published_by, entity.kind, entity.type, entity.code,
            coalesce(new.title, old.title, '') as title
@@ -114,7 +115,7 @@ _PUBLISHES = text("""
     where record.entity_id = any(cast(:ids as bigint[]))
     order by record.log_id desc, record.entity_id
 """)
-_DIRECT = text(f"""
+_DIRECT = Reading(f"""
     select asked.log_id, entity.id as entity_id, entity.kind, entity.type, entity.code,
            coalesce(new.title, old.title, '') as title
     from unnest(cast(:logs as bigint[])) as log (id)
@@ -141,8 +142,7 @@ class Publish:
 async def unpublished(session: AsyncSession, item: Entity) -> Sequence[Row[Any]]:
     """Changes since the last publish, of an item and of the components in it; newest first."""
     ids = await _scope(session, item)
-    connection = await session.connection()
-    return (await connection.execute(_UNPUBLISHED, {"ids": ids})).all()
+    return await _UNPUBLISHED.rows(session, ids=ids)
 
 
 async def creation(session: AsyncSession, item: Entity) -> Row[Any] | None:
@@ -185,14 +185,13 @@ async def entries(
 async def publishes(session: AsyncSession, item: Entity) -> list[Publish]:
     """Every publish that touched an item or a component in it, newest first."""
     ids = await _scope(session, item)
-    connection = await session.connection()
-    rows = (await connection.execute(_PUBLISHES, {"ids": ids})).all()
+    rows = await _PUBLISHES.rows(session, ids=ids)
     people: dict[tuple[int, int], list[str]] = {}
-    for row in await connection.execute(_CONTRIBUTORS, {"ids": ids}):
+    for row in await _CONTRIBUTORS.rows(session, ids=ids):
         people.setdefault((row.log_id, row.entity_id), []).append(row.changed_by)
     asked: dict[int, list[Row[Any]]] = {}
     logs = list(dict.fromkeys(row.log_id for row in rows))
-    for row in await connection.execute(_DIRECT, {"logs": logs}):
+    for row in await _DIRECT.rows(session, logs=logs):
         asked.setdefault(row.log_id, []).append(row)
     return [
         _group(item, group, people, asked.get(group[0].log_id, []))

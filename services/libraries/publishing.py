@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, events
 from services.libraries.errors import LibraryUnknown, Superseded
 from services.libraries.models import Library
-from shared.database import driver
+from shared.database import Reading, driver
 
 _LOCK = text("select id from library where id = :id for no key update")
 
@@ -184,9 +184,9 @@ async def revert(
     return await branches.move_drafts(session, library, moves, user=user, now=now)
 
 
-_UNPUBLISHED = text("""
-    select count(*) filter (where draft.version_id is not null),
-           count(*) filter (where draft.version_id is null)
+_UNPUBLISHED = Reading("""
+    select count(*) filter (where draft.version_id is not null) as changes,
+           count(*) filter (where draft.version_id is null) as deletes
     from unpublished
     join draft on draft.entity_id = unpublished.entity_id
     left join published on published.entity_id = unpublished.entity_id
@@ -197,6 +197,5 @@ _UNPUBLISHED = text("""
 
 async def count_unpublished(session: AsyncSession, library: Library) -> tuple[int, int]:
     """How many drafts are new or different, and how many deletions readers do not see yet."""
-    connection = await session.connection()
-    changes, deletes = (await connection.execute(_UNPUBLISHED, {"library_id": library.id})).one()
-    return changes, deletes
+    [row] = await _UNPUBLISHED.rows(session, library_id=library.id)
+    return row.changes, row.deletes
