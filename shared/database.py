@@ -126,7 +126,19 @@ async def driver(session: AsyncSession) -> Any:
 
 
 async def reader(session: AsyncSession) -> Any:
-    """The asyncpg connection of a session, for statements that only read."""
+    """The asyncpg connection of a session, for statements that only read.
+
+    One that was lost while it lay in the pool is replaced, but never inside a transaction.
+    """
+    connection = await _asyncpg(session)
+    if connection.is_closed():
+        # SQLAlchemy would learn of it only by a statement of its own.
+        await session.invalidate()
+        connection = await _asyncpg(session)
+    return connection
+
+
+async def _asyncpg(session: AsyncSession) -> Any:
     connection = await session.connection()
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None

@@ -1,8 +1,11 @@
-"""The driver's own connection belongs to the session's transaction."""
+"""The driver's own connection belongs to the session, and to its transaction."""
 
+import asyncio
+
+import asyncpg
 import pytest
 
-from shared.database import Database, driver
+from shared.database import Database, Reading, driver, plain_url, positional, reader
 from tests.conftest import Servers
 
 
@@ -23,3 +26,51 @@ async def test_what_goes_through_the_driver_first_is_undone_with_the_session(
         await database.close()
 
     assert found == 0
+
+
+def test_names_of_values_become_places_and_types_stay_types() -> None:
+    statement = "select :b::text, cast(:a as int), $$x$$, t.c::date where :a = :b_c"
+
+    assert positional(statement) == (
+        "select $1::text, cast($2 as int), $$x$$, t.c::date where $2 = $3",
+        ["b", "a", "b_c"],
+    )
+
+
+async def test_a_plain_statement_sees_what_its_transaction_wrote(clean: Servers) -> None:
+    ids = Reading("select id, id + cast(:more as int) as other from sweep")
+    database = Database(clean.urls["dispatcher"], pool=1)
+    try:
+        async with database.sessions() as session:
+            await (await driver(session)).execute(
+                "insert into sweep (id, swept_at) values (7, now())"
+            )
+            found = await ids.rows(session, more=3)
+        async with database.reading() as session:
+            after = await ids.rows(session, more=3)
+    finally:
+        await database.close()
+
+    assert [(row.id, row.other) for row in found] == [(7, 10)]
+    assert after == []
+
+
+async def test_reading_goes_on_after_the_database_closed_a_connection(clean: Servers) -> None:
+    one = Reading("select pg_backend_pid() as pid")
+    database = Database(clean.urls["dispatcher"], pool=1)
+    other = await asyncpg.connect(plain_url(clean.urls["dispatcher"]))
+    try:
+        async with database.reading() as session:
+            [first] = await one.rows(session)
+            lost = asyncio.Event()
+            (await reader(session)).add_termination_listener(lambda _: lost.set())
+        await other.execute("select pg_terminate_backend($1)", first.pid)
+        async with asyncio.timeout(10):
+            await lost.wait()
+        async with database.reading() as session:
+            [second] = await one.rows(session)
+    finally:
+        await other.close()
+        await database.close()
+
+    assert second.pid != first.pid
