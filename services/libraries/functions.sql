@@ -1,6 +1,9 @@
 -- What the database itself does for libraries: writes that would be many statements, and rows that
 -- follow drafts, so that no way of changing a draft can forget them. Migrations install this file;
 -- a change of it needs a migration that installs it again.
+--
+-- Every plan is made once, maybe while all tables are empty, so none may be one that walks through a
+-- table: no hashing, no merging, and `any(array(...))` where rows are looked up for others.
 
 
 -- The words of an OLX text, without its tags.
@@ -17,7 +20,8 @@ $$;
 -- What is found by: one row of words for each live draft, as it is now.
 create or replace function keep_findable(entities bigint[]) returns void
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
   delete from findable using draft
   where findable.entity_id = any(entities) and draft.entity_id = findable.entity_id
@@ -43,7 +47,8 @@ end $$;
 -- Notes which of these drafts differ from what is published.
 create or replace function keep_unpublished(entities bigint[]) returns void
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
   delete from unpublished using draft
   left join published on published.entity_id = draft.entity_id
@@ -62,7 +67,8 @@ end $$;
 
 create or replace function draft_was_made() returns trigger
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 declare entities bigint[];
 begin
   select array_agg(entity_id) into entities from moved;
@@ -81,7 +87,8 @@ end $$;
 
 create or replace function draft_was_moved() returns trigger
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 declare entities bigint[];
 begin
   select array_agg(entity_id) into entities from (
@@ -109,13 +116,14 @@ end $$;
 -- is being edited stays noted, and whoever reads the notes looks at the pointers themselves.
 create or replace function published_was_moved() returns trigger
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
-  delete from unpublished where entity_id in (
+  delete from unpublished where entity_id = any(array(
     select unpublished.entity_id from unpublished
     join moved on moved.entity_id = unpublished.entity_id
     where unpublished.version_id is not distinct from moved.version_id
-    for update of unpublished skip locked);
+    for update of unpublished skip locked));
   return null;
 end $$;
 
@@ -124,7 +132,8 @@ end $$;
 -- somebody else's, and added up by whoever holds the library when they have become many.
 create or replace function add_up_live(library bigint) returns void
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
   if (select count(*) from (
         select from live_count where library_id = library limit 50) as few) >= 50 then
@@ -143,7 +152,8 @@ create or replace function move_drafts(
   library bigint, entities bigint[], versions bigint[], at timestamptz, who text
 ) returns table (log bigint, moved bigint)
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 declare
   this bigint;
   many bigint;
@@ -162,7 +172,7 @@ begin
       join dependency on dependency.entity_id = up.entity_id
       join draft on draft.version_id = dependency.version_id
     )
-    select draft.entity_id from draft where draft.entity_id in (select up.entity_id from up)
+    select draft.entity_id from draft where draft.entity_id = any(array(select up.entity_id from up))
     order by draft.entity_id for update
   ) as locked;
   insert into draft_log (uuid, library_id, changed_at, changed_by)
@@ -233,7 +243,8 @@ create or replace function publish_versions(
   asked boolean[], about text, at timestamptz, who text
 ) returns bigint
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 declare
   this bigint;
   children bigint[];
@@ -302,7 +313,8 @@ create or replace function make_versions(
   library bigint, wanted jsonb, at timestamptz, who text
 ) returns table (entity_id bigint, version_id bigint, version_num integer, log bigint)
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 #variable_conflict use_column
 declare
   entities bigint[];
@@ -313,7 +325,8 @@ begin
   -- So that two editors get two numbers, one after the other. What a new version is based on is
   -- what its editor saw: the live draft, or the newest of a deleted one.
   perform entity.id from entity
-  where entity.id in (select (r ->> 'entity_id')::bigint from jsonb_array_elements(wanted) as r)
+  where entity.id = any(array(
+    select (r ->> 'entity_id')::bigint from jsonb_array_elements(wanted) as r))
   order by entity.id for no key update;
   -- From here on the newest version of each is the one made here.
   with made as (
@@ -397,7 +410,8 @@ create or replace function create_component(
   at timestamptz, who text
 ) returns table (is_full boolean, entity bigint, unique_id uuid, log bigint)
 language plpgsql
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
 declare
   made bigint;
   unique_made uuid;

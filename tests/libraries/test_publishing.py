@@ -320,3 +320,31 @@ async def test_edits_of_siblings_in_opposite_order_do_not_deadlock(
 
     for number in range(ROUNDS):
         await asyncio.gather(change(codes, f"a{number}"), change(codes[::-1], f"b{number}"))
+
+
+_READ = """
+    select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) from pg_stat_xact_user_tables
+"""
+
+
+async def test_one_more_component_reads_as_many_rows_whatever_there_is(
+    session: AsyncSession, library: Library
+) -> None:
+    """Also where PostgreSQL has not counted the rows yet, and takes all tables for small."""
+
+    async def cost(code: str) -> int:
+        (before,), *_ = await query(session, _READ)
+        made = await components.create(
+            session, library, block_type="problem", code=code, can_stand_alone=True, most=100_000,
+            user="ines", now=NOON,
+        )  # fmt: skip
+        olx = f"<problem>{code}</problem>"
+        await components.set_olx(session, library, made, olx, user="ines", now=NOON)
+        (after,), *_ = await query(session, _READ)
+        return int(after - before)
+
+    await cost("warm")
+    few = await cost("few")
+    await add(session, library, *(f"c{number}" for number in range(400)))
+
+    assert await cost("many") < few + 60
