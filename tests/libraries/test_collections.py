@@ -15,7 +15,7 @@ from services.libraries.states import Kind
 from shared.database import utc_now
 from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2
-from tests.libraries.test_transfers import statements
+from tests.statements import statements
 
 LIB = "lib:CL-TEST:lib-1"
 FIELDS = {
@@ -435,7 +435,7 @@ async def test_unknown_collections_are_not_found(author: Author, code: str) -> N
 
 
 async def test_several_permissions_are_one_question(app: FastAPI, author: Author) -> None:
-    with statements(app) as seen:
+    with statements(app.state.database.engine) as seen:
         body = {"title": "T", "description": ""}
         answer = await author.call("POST", f"{LIB}/collections/", body)
 

@@ -11,7 +11,7 @@ from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2
 from tests.libraries.test_api import LIB
 from tests.libraries.test_containers import Builder, ct, p
-from tests.libraries.test_transfers import statements
+from tests.statements import statements
 
 
 @pytest_asyncio.fixture
@@ -100,7 +100,7 @@ async def test_the_cost_of_reading_does_not_grow(app: FastAPI, author: Builder) 
     await author.made(*(f"x{number}" for number in range(10)))
 
     async def cost(*keys: str) -> int:
-        with statements(app) as seen:
+        with statements(app.state.database.engine) as seen:
             await read(author, *keys, olx=True)
         return len(seen)
 

@@ -26,7 +26,8 @@ from services.libraries.states import Kind
 from shared.database import Database
 from tests.conftest import Servers
 from tests.libraries.conftest import NOON, make_library
-from tests.libraries.test_publishing import add, counted, edit, own, publish_all, query
+from tests.libraries.test_publishing import add, edit, own, publish_all, query
+from tests.statements import statements
 
 ROUNDS = 6
 BY: dict[str, Any] = {"user": "ines", "now": NOON}
@@ -103,9 +104,9 @@ async def costs(database: Database, session: AsyncSession, width: int) -> list[i
     ]
     counts = []
     for call in calls:
-        with counted(database) as statements:
+        with statements(database.engine) as seen:
             await call()
-        counts.append(len(statements))
+        counts.append(len(seen))
     return counts
 
 
