@@ -67,7 +67,11 @@ def _version_lines(version: ArchivedVersion) -> list[str]:
     ]
     if any(version.pins):
         lines.append(f"pins = [{', '.join(str(pin) for pin in version.pins)}]")
-    types = {media.path: media.media_type for media in version.media if media.media_type}
+    types = {
+        media.path: media.media_type
+        for media in sorted(version.media, key=lambda media: media.path)
+        if media.media_type
+    }
     if types:
         pairs = (f"{toml_string(path)} = {toml_string(kind)}" for path, kind in types.items())
         lines.append(f"media_types = {{ {', '.join(pairs)} }}")
