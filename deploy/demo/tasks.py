@@ -185,12 +185,8 @@ def killed_worker(suite: embedded.Suite, service: Service, story: Story, library
             backup, lambda found: found["base_state"] in FINAL, "the end of the backup"
         )
     seconds = time.monotonic() - killed
-    if ended["base_state"] != "Failed":
+    if ended["base_state"] != "Succeeded":
         raise DemoFailed(f"The backup of a killed worker ended {ended['base_state']}.")
-    reason = ended["error"]["message"]
-    story.say(f"after {seconds:.0f} s it ended Failed: {reason}")
-    again = service.follow(service.start_backup(library), "the same backup again")
-    if again["base_state"] != "Succeeded":
-        raise DemoFailed(f"The repeated backup ended {again['base_state']}.")
-    story.keep("worker killed in a backup", f"Failed after {seconds:.0f} s, lock free, repeat fine")
+    story.say(f"after {seconds:.0f} s it was whole: run again, on the lock it had kept")
+    story.keep("worker killed in a backup", f"run again by itself, whole after {seconds:.0f} s")
     return True
