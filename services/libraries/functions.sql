@@ -210,8 +210,9 @@ begin
   )
   select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
   into children, parents, shown from edge
-  where edge.parent in (select unnest(held) union all select unnest(entities))
-    and edge.child in (select unnest(held) union all select unnest(entities));
+  -- `is true` has both looked up in a set; as joins, all edges would meet all that is held.
+  where (edge.parent in (select unnest(held) union all select unnest(entities))) is true
+    and (edge.child in (select unnest(held) union all select unnest(entities))) is true;
   if children is not null then
     with touched as (
       insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
