@@ -1,9 +1,10 @@
 """Sessions, column types, and the transaction around every request."""
 
+import asyncio
 import contextlib
 import re
 from collections import namedtuple
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -14,11 +15,17 @@ from fastapi import Depends, Request
 from sqlalchemy import DateTime, Enum, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import registry
+from sqlalchemy.orm import Session, registry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 Sessions = async_sessionmaker[AsyncSession]
 Json = JSONB(none_as_null=True)
+
+# Rows are looked up by keys: planned once for each connection, and never as a walk through tables.
+LOOKING_UP = {
+    "plan_cache_mode": "force_generic_plan", "jit": "off", "enable_seqscan": "off",
+    "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_material": "off",
+}  # fmt: skip
 
 
 class Database:
@@ -35,6 +42,7 @@ class Database:
             pool_size=pool,
             max_overflow=pool,
             pool_pre_ping=False,
+            pool_use_lifo=True,  # the last one used has the plans and pages at hand
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             **engine_options,
@@ -45,14 +53,19 @@ class Database:
         # For reading only: each statement sees what is committed then, as it does in a
         # transaction too, and the round trips of one's begin and end are saved.
         self._plain = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._lookups = LookupConnections(url, most=pool)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that takes no locks and writes nothing, without a transaction."""
-        async with self.sessions(bind=self._plain) as session:
+        """A session that takes no locks and writes nothing, without a transaction.
+
+        What it is asked by a Lookup goes over connections of their own.
+        """
+        async with self.sessions(bind=self._plain, info={_LOOKUPS: self._lookups}) as session:
             yield session
 
     async def close(self) -> None:
+        await self._lookups.close()
         await self.engine.dispose()
 
 
@@ -125,26 +138,6 @@ async def driver(session: AsyncSession) -> Any:
     return driver
 
 
-async def reader(session: AsyncSession) -> Any:
-    """The asyncpg connection of a session, for statements that only read.
-
-    One that was lost while it lay in the pool is replaced, but never inside a transaction.
-    """
-    connection = await _asyncpg(session)
-    if connection.is_closed():
-        # SQLAlchemy would learn of it only by a statement of its own.
-        await session.invalidate()
-        connection = await _asyncpg(session)
-    return connection
-
-
-async def _asyncpg(session: AsyncSession) -> Any:
-    connection = await session.connection()
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None
-    return driver
-
-
 def positional(statement: str) -> tuple[str, list[str]]:
     """A statement with `:names` as asyncpg takes it, and the names in the order of its values."""
     names = list(dict.fromkeys(_NAMED.findall(statement)))
@@ -156,8 +149,8 @@ def row_type(name: str, names: list[str]) -> Any:
     return namedtuple(name, names)
 
 
-class Reading:
-    """A fixed statement that only reads, asked of asyncpg itself; rows have names.
+class Lookup:
+    """A fixed statement that finds a few rows by keys; its rows have names.
 
     In a transaction it sees what was written before, if anything was.
     """
@@ -166,16 +159,63 @@ class Reading:
         self._statement, self._names = positional(statement)
         self._row: Any = None
 
+    async def records(self, session: AsyncSession, **values: Any) -> list[Any]:
+        """The rows as asyncpg has them."""
+        arguments = [values[name] for name in self._names]
+        lookups: LookupConnections | None = session.info.get(_LOOKUPS)
+        if lookups is not None:
+            return await lookups.fetch(self._statement, arguments)
+        found: list[Any] = await (await driver(session)).fetch(self._statement, *arguments)
+        return found
+
     async def rows(self, session: AsyncSession, **values: Any) -> list[Any]:
-        connection = await reader(session)
-        found = await connection.fetch(self._statement, *[values[name] for name in self._names])
+        found = await self.records(session, **values)
         if found and (self._row is None or self._row._fields != tuple(found[0].keys())):
             self._row = row_type("Row", list(found[0].keys()))
         return [self._row._make(row) for row in found]
 
 
+_LOOKUPS = "lookups"
+# A connection that the server closed, maybe long before it was asked again.
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError)
+
+
+class LookupConnections:
+    """Connections for single statements that look rows up, each held for one of them only.
+
+    So whoever holds another connection may wait for one of these.
+    """
+
+    def __init__(self, url: str, *, most: int) -> None:
+        self._url, self._most = url, most
+        self._opening = asyncio.Lock()
+        self._stack = contextlib.AsyncExitStack()
+        self._pool: Any = None
+
+    async def fetch(self, statement: str, arguments: Sequence[Any]) -> list[Any]:
+        if self._pool is None:
+            await self._open()
+        try:
+            found: list[Any] = await self._pool.fetch(statement, *arguments)
+        except _LOST:
+            # Reading twice does no harm, and the pool has another connection by now.
+            found = await self._pool.fetch(statement, *arguments)
+        return found
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._pool is None:
+                pool = connections(self._url, most=self._most, settings=LOOKING_UP)
+                self._pool = await self._stack.enter_async_context(pool)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
 @contextlib.asynccontextmanager
-async def connections(url: str, *, most: int) -> AsyncIterator[Any]:
+async def connections(
+    url: str, *, most: int, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Any]:
     """A pool of plain asyncpg connections, for a path whose every statement is a transaction."""
 
     async def prepare(connection: Any) -> None:
@@ -188,14 +228,25 @@ async def connections(url: str, *, most: int) -> AsyncIterator[Any]:
         """Such statements leave nothing behind that would have to be reset on the way back."""
 
     async with asyncpg.create_pool(
-        plain_url(url), min_size=1, max_size=most, init=prepare, reset=keep
-    ) as pool:
+        plain_url(url), min_size=1, max_size=most, init=prepare, reset=keep,
+        server_settings=dict(settings or {}),
+    ) as pool:  # fmt: skip
         yield pool
 
 
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:
     """Run a plain, quick function whenever the given session commits."""
-    event.listen(session.sync_session, "after_commit", lambda _: call())
+    session.info.setdefault(_AFTER_COMMIT, []).append(call)
+
+
+_AFTER_COMMIT = "after_commit"
+
+
+@event.listens_for(Session, "after_commit")
+def _run_after_commit(session: Session) -> None:
+    # One listener for all sessions: to add one to a session costs as much as a statement.
+    for call in session.info.get(_AFTER_COMMIT, ()):
+        call()
 
 
 def remember(sessions: Sessions, key: str, value: Any) -> None:

@@ -66,30 +66,28 @@ def publish(session: AsyncSession, topic: str, events: Sequence[Event]) -> None:
     if not events:
         return
     sync = session.sync_session
-    if "events" not in sync.info:
-        sync.info["events"] = []
-        event.listen(sync, "before_commit", _store)
-        event.listen(sync, "after_soft_rollback", _forget)
-    sync.info["events"] += [(topic, one, sync.get_nested_transaction()) for one in events]
+    told = sync.info.setdefault("events", [])
+    told += [(topic, one, sync.get_nested_transaction()) for one in events]
 
 
 # The lock is taken at the very end, when the transaction waits for nothing else any more: so it
 # cannot be part of a deadlock, and numbers are given in the order of the commits.
-_STORE = text("""
+_STORE = """
     with turn as materialized (
-      select count(cast(pg_advisory_xact_lock(:lock, hashtext(topic)) as text)) as topics
-      from (select distinct topic from unnest(cast(:topics as text[])) as topic order by 1)
+      select count(cast(pg_advisory_xact_lock($1, hashtext(topic)) as text)) as topics
+      from (select distinct topic from unnest(cast($2 as text[])) as topic order by 1)
     )
     insert into event_outbox (topic, event_id, name, data)
     select topic, event_id, name, data
-    from turn, jsonb_to_recordset(cast(:rows as jsonb))
+    from turn, jsonb_to_recordset(cast(cast($3 as text) as jsonb))
       as r (place int, topic text, event_id uuid, name text, data jsonb)
     order by place
-""")
+"""
 
 
+@event.listens_for(Session, "before_commit")
 def _store(session: Session) -> None:
-    if session.in_nested_transaction() or not session.info["events"]:
+    if not session.info.get("events") or session.in_nested_transaction():
         return
     # Told twice in one transaction is news once: at its last place.
     rows: dict[bytes, dict[str, Any]] = {}
@@ -101,18 +99,25 @@ def _store(session: Session) -> None:
     session.flush()
     topics = sorted({row["topic"] for row in rows.values()})
     placed = [row | {"place": place} for place, row in enumerate(rows.values())]
-    values = {"lock": _LOCK, "topics": topics, "rows": orjson.dumps(placed).decode()}
-    session.execute(_STORE, values)
-    wake = session.info.get("events_wake")
-    if wake is not None:
-        event.listen(session, "after_commit", lambda _: wake(), once=True)
+    values = (_LOCK, topics, orjson.dumps(placed).decode())
+    connection: Any = session.connection().connection.dbapi_connection
+    connection.run_async(lambda driver: driver.execute(_STORE, *values))
+    session.info["events_told"] = True
 
 
+@event.listens_for(Session, "after_commit")
+def _wake(session: Session) -> None:
+    if session.info.pop("events_told", False) and "events_wake" in session.info:
+        session.info["events_wake"]()
+
+
+@event.listens_for(Session, "after_soft_rollback")
 def _forget(session: Session, ended: SessionTransaction) -> None:
     """What was told inside a savepoint that is rolled back never happened."""
-    session.info["events"] = [
-        told for told in session.info["events"] if ended.nested and not _within(told[2], ended)
-    ]
+    if session.info.get("events"):
+        session.info["events"] = [
+            told for told in session.info["events"] if ended.nested and not _within(told[2], ended)
+        ]
 
 
 def _within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:

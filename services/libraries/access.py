@@ -33,8 +33,13 @@ class Block:
 LOOKING = {Permission.VIEW, Permission.VIEW_TEAM}
 
 
+def changes(permission: Permission) -> bool:
+    """Whether a library is changed with this, and has to stay meanwhile."""
+    return permission not in LOOKING
+
+
 def hold_for(permission: Permission) -> Hold | None:
-    return None if permission in LOOKING else Hold.STAYS
+    return Hold.STAYS if changes(permission) else None
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -63,7 +68,7 @@ class LibraryFor:
 
     async def find(self, lib_key: str, caller: Caller, session: AsyncSession) -> Library:
         return await arrivals.library(
-            session, lib_key, caller, self._permission, hold_for(self._permission)
+            session, lib_key, caller, self._permission, holds=changes(self._permission)
         )
 
 
@@ -71,7 +76,7 @@ class LibraryToRead(LibraryFor):
     """The same for a request that only reads."""
 
     async def __call__(self, lib_key: str, caller: CallerDep, session: ReadDep) -> Library:
-        return await arrivals.library_to_read(session, lib_key, caller, self._permission)
+        return await self.find(lib_key, caller, session)
 
 
 class BlockFor:
@@ -91,7 +96,7 @@ class BlockFor:
             ref,
             caller,
             self._permission,
-            hold_for(self._permission),
+            holds=changes(self._permission),
             deleted=self._deleted,
         )
         return Block(*found)
@@ -101,11 +106,7 @@ class BlockToRead(BlockFor):
     """The same for a request that only reads."""
 
     async def __call__(self, usage_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        library_key, ref = component_of(usage_key)
-        found = await arrivals.item_to_read(
-            session, library_key, ref, caller, self._permission, deleted=self._deleted
-        )
-        return Block(*found)
+        return await self.find(usage_key, caller, session)
 
 
 class ContainerFor:
@@ -125,7 +126,7 @@ class ContainerFor:
             key.ref,
             caller,
             self._permission,
-            hold_for(self._permission),
+            holds=changes(self._permission),
             deleted=self._deleted,
         )
         if entity.kind is not key.kind:
@@ -137,13 +138,7 @@ class ContainerToRead(ContainerFor):
     """The same for a request that only reads."""
 
     async def __call__(self, container_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        key = container_of(container_key)
-        library, entity, live = await arrivals.item_to_read(
-            session, key.library_key, key.ref, caller, self._permission, deleted=self._deleted
-        )
-        if entity.kind is not key.kind:
-            raise BlockUnknown
-        return Block(library, entity, live)
+        return await self.find(container_key, caller, session)
 
 
 ViewLibrary = Annotated[Library, Depends(LibraryToRead(Permission.VIEW))]

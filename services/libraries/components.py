@@ -19,7 +19,7 @@ from services.libraries.errors import (
     RuleBroken,
 )
 from services.libraries.media import NewMedia
-from services.libraries.models import Entity, Library, Media
+from services.libraries.models import Entity, EntityRow, Library, Media
 from services.libraries.olx import OlxLimits
 from services.libraries.states import WITH_CHILDREN, Kind, component_ref
 from services.libraries.versions import OLX_PATH, MadeVersion, NewVersion
@@ -77,11 +77,12 @@ async def create(
     if made["is_full"]:
         raise LimitReached(FULL.format(most))
     events.tell_created(session, library, block_type, code)
-    return Entity(
+    entity: Entity = EntityRow(
         id=made["entity"], uuid=made["unique_id"], library_id=library.id, entity_ref=ref,
         kind=Kind.COMPONENT, type=block_type, code=code, can_stand_alone=can_stand_alone,
         created=now, created_by=user,
     )  # fmt: skip
+    return entity
 
 
 FULL = "Library cannot have more than {} Components."

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries.errors import BlockUnknown
 from services.libraries.models import Draft, Entity, Library
 from services.libraries.states import Kind
-from shared.database import Reading
+from shared.database import Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ _BELOW = """
       join dependency on dependency.version_id = below.version_id
       join draft lower on lower.entity_id = dependency.entity_id
 """
-_SHOW = Reading(
+_SHOW = Lookup(
     VIEW.replace(
         "    from entity\n",
         f"""

@@ -4,7 +4,7 @@ Everything is bounded by ids of logs, never by clocks. A change is a record that
 records with equal versions only pass on the news of something below and are left out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind
-from shared.database import Reading
+from shared.database import Lookup
 
 # How many of the things that were published together one group names.
 MOST_NAMED = 100
@@ -61,7 +61,7 @@ _ENTRY = """
 _NEWEST_FIRST = "order by record.log_id desc, title desc, record.id desc"
 
 # Behind the newest change that led to the published version: its publish, or a return to it.
-_UNPUBLISHED = Reading(f"""
+_UNPUBLISHED = Lookup(f"""
     {_ENTRY}
     left join published on published.entity_id = record.entity_id
     where record.entity_id = any(cast(:ids as bigint[]))
@@ -93,7 +93,7 @@ _PUBLISHED_ENTRIES = text(f"""
     where record.entity_id = any(cast(:ids as bigint[]))
     {_NEWEST_FIRST}
 """)
-_CONTRIBUTORS = Reading(f"""
+_CONTRIBUTORS = Lookup(f"""
     select publish.log_id, publish.entity_id, draft_log.changed_by, max(record.log_id) as latest
     from publish_record publish
     join draft_record record on record.entity_id = publish.entity_id {_WINDOW}
@@ -103,7 +103,7 @@ _CONTRIBUTORS = Reading(f"""
     order by latest desc, draft_log.changed_by
 """)
 
-_PUBLISHES = Reading("""
+_PUBLISHES = Lookup("""
     select record.log_id, record.direct, record.entity_id, log.uuid, log.published_at,
            log.published_by, entity.kind, entity.type, entity.code,
            coalesce(new.title, old.title, '') as title
@@ -115,7 +115,7 @@ _PUBLISHES = Reading("""
     where record.entity_id = any(cast(:ids as bigint[]))
     order by record.log_id desc, record.entity_id
 """)
-_DIRECT = Reading(f"""
+_DIRECT = Lookup(f"""
     select asked.log_id, entity.id as entity_id, entity.kind, entity.type, entity.code,
            coalesce(new.title, old.title, '') as title
     from unnest(cast(:logs as bigint[])) as log (id)
@@ -189,24 +189,27 @@ async def publishes(session: AsyncSession, item: Entity) -> list[Publish]:
     people: dict[tuple[int, int], list[str]] = {}
     for row in await _CONTRIBUTORS.rows(session, ids=ids):
         people.setdefault((row.log_id, row.entity_id), []).append(row.changed_by)
+    groups = _grouped(item, rows)
     asked: dict[int, list[Row[Any]]] = {}
-    logs = list(dict.fromkeys(row.log_id for row in rows))
-    for row in await _DIRECT.rows(session, logs=logs):
+    logs = list({group[0].log_id for group in groups if not _tells_itself(item, group[0])})
+    for row in await _DIRECT.rows(session, logs=logs) if logs else ():
         asked.setdefault(row.log_id, []).append(row)
-    return [
-        _group(item, group, people, asked.get(group[0].log_id, []))
-        for group in _grouped(item, rows)
-    ]
+    return [_group(item, group, people, asked.get(group[0].log_id, [])) for group in groups]
 
 
-def _grouped(item: Entity, rows: Sequence[Row[Any]]) -> Iterable[list[Row[Any]]]:
+def _grouped(item: Entity, rows: Sequence[Row[Any]]) -> Sequence[list[Row[Any]]]:
     # One group per publish; each entity has its own where it is not known what was asked for.
     groups: dict[tuple[int, int | None], list[Row[Any]]] = {}
     for row in rows:
         groups.setdefault((row.log_id, row.entity_id if row.direct is None else None), []).append(
             row
         )
-    return groups.values()
+    return list(groups.values())
+
+
+def _tells_itself(item: Entity, first: Row[Any]) -> bool:
+    """Where it is not known what was asked for, or it was this very component."""
+    return first.direct is None or (item.kind is Kind.COMPONENT and first.direct)
 
 
 def _group(
@@ -218,13 +221,13 @@ def _group(
     first = rows[0]
     names = [name for row in rows for name in people.get((row.log_id, row.entity_id), [])]
     contributors = list(dict.fromkeys(names))
-    alone = first.direct is None or item.kind is Kind.COMPONENT
-    if first.direct is None or (alone and first.direct):
+    if _tells_itself(item, first):
         return Publish(first, contributors, [first], first)
     own = [row for row in rows if row.direct]
     known = {row.entity_id for row in asked}
     missing = [row for row in own if row.entity_id not in known]
-    return Publish(first, contributors, missing + asked, first if alone else None)
+    scope = first if item.kind is Kind.COMPONENT else None
+    return Publish(first, contributors, missing + asked, scope)
 
 
 async def _scope(session: AsyncSession, item: Entity) -> list[int]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import Row, func, or_, text
+from sqlalchemy import func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,6 +16,7 @@ from services.libraries.keys import canonical_library_key, library_key
 from services.libraries.models import Library, LibraryVersion
 from services.libraries.permissions import everybody_creates, visible_to
 from shared.callers import Caller
+from shared.database import Lookup
 from shared.files import Files
 
 TAKEN = "A library with that ID already exists."
@@ -132,15 +133,15 @@ async def update(
     session: AsyncSession, library: Library, changes: dict[str, Any], *, now: datetime
 ) -> Library:
     """Change what is given; a new title or description moves `updated`."""
+    found = await session.get_one(Library, library.id)
     for name, value in changes.items():
-        setattr(library, name, value)
+        setattr(found, name, value)
     if {"title", "description"} & set(changes):
-        library.updated = now
-    session.add(library)
+        found.updated = now
     await session.flush()
     if changes:
-        events.tell_library(session, library, "updated")
-    return library
+        events.tell_library(session, found, "updated")
+    return found
 
 
 async def delete(session: AsyncSession, library: Library) -> None:
@@ -157,33 +158,32 @@ async def delete_files(files: Files, library: Library) -> None:
     await files.delete([path async for path in files.list(f"content/{library.uuid}")])
 
 
-async def describe(session: AsyncSession, library: Library) -> Row[Any]:
+_DESCRIBE = Lookup("""
+    select
+      (select cast(coalesce(sum(items), 0) as bigint) from live_count
+       where library_id = :id) as num_blocks,
+      last.published_at, last.published_by, edit.changed_at, edit.changed_by,
+      exists (
+        select from unpublished join draft on draft.entity_id = unpublished.entity_id
+        left join published on published.entity_id = unpublished.entity_id
+        where unpublished.library_id = :id and draft.version_id is not null
+          and draft.version_id is distinct from published.version_id) as changes,
+      exists (
+        select from unpublished join draft on draft.entity_id = unpublished.entity_id
+        join published on published.entity_id = unpublished.entity_id
+        where unpublished.library_id = :id and draft.version_id is null
+          and published.version_id is not null) as deletes
+    from (select 1) as one
+    left join lateral (
+      select published_at, published_by from publish_log
+      where library_id = :id order by id desc limit 1) as last on true
+    left join lateral (
+      select changed_at, changed_by from draft_log
+      where library_id = :id order by id desc limit 1) as edit on true
+""")
+
+
+async def describe(session: AsyncSession, library: Library) -> Any:
     """What a library's answer tells of its content, in one statement. contract: libraries §4.5"""
-    connection = await session.connection()
-    found = await connection.execute(
-        text("""
-            select
-              (select cast(coalesce(sum(items), 0) as bigint) from live_count
-               where library_id = :id) as num_blocks,
-              last.published_at, last.published_by, edit.changed_at, edit.changed_by,
-              exists (
-                select from unpublished join draft on draft.entity_id = unpublished.entity_id
-                left join published on published.entity_id = unpublished.entity_id
-                where unpublished.library_id = :id and draft.version_id is not null
-                  and draft.version_id is distinct from published.version_id) as changes,
-              exists (
-                select from unpublished join draft on draft.entity_id = unpublished.entity_id
-                join published on published.entity_id = unpublished.entity_id
-                where unpublished.library_id = :id and draft.version_id is null
-                  and published.version_id is not null) as deletes
-            from (select 1) as one
-            left join lateral (
-              select published_at, published_by from publish_log
-              where library_id = :id order by id desc limit 1) as last on true
-            left join lateral (
-              select changed_at, changed_by from draft_log
-              where library_id = :id order by id desc limit 1) as edit on true
-        """),
-        {"id": library.id},
-    )
-    return found.one()
+    [found] = await _DESCRIBE.rows(session, id=library.id)
+    return found

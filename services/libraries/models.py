@@ -22,7 +22,7 @@ from sqlmodel import Field, SQLModel
 
 from services.libraries.states import AccessLevel, ExportFormat, Kind
 from shared import events, outbox
-from shared.database import Json, UTCDateTime, new_registry, text_enum
+from shared.database import Json, UTCDateTime, new_registry, row_type, text_enum
 from shared.ids import new_id
 
 
@@ -107,6 +107,11 @@ class Entity(Base, table=True):
         Index("entity_of_library", "library_id", "id"),
         Index("entity_of_type", "library_id", "type", "id"),
     )
+
+
+# The columns of both as plain rows, for requests that have no session look after them.
+LibraryRow: Any = row_type("LibraryRow", list(Library.__table__.columns.keys()))  # type: ignore[attr-defined]
+EntityRow: Any = row_type("EntityRow", list(Entity.__table__.columns.keys()))  # type: ignore[attr-defined]
 
 
 class Version(Base, table=True):

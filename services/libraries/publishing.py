@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, events
 from services.libraries.errors import LibraryUnknown, Superseded
 from services.libraries.models import Library
-from shared.database import Reading, driver
+from shared.database import Lookup, driver
 
 _LOCK = text("select id from library where id = :id for no key update")
 
@@ -184,7 +184,7 @@ async def revert(
     return await branches.move_drafts(session, library, moves, user=user, now=now)
 
 
-_UNPUBLISHED = Reading("""
+_UNPUBLISHED = Lookup("""
     select count(*) filter (where draft.version_id is not null) as changes,
            count(*) filter (where draft.version_id is null) as deletes
     from unpublished
