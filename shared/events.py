@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from shared.database import Json, Sessions, UTCDateTime, remember
+from shared.database import Json, Sessions, UTCDateTime, driver, remember
 from shared.loops import end, wait_for_news
 from shared.metrics import EVENTS_PUBLISHED
 from shared.problems import Unavailable
@@ -126,10 +126,8 @@ def _within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool
     return inner is outer
 
 
-_OLDEST = text("""
-    select id, event_id, name, topic, data, at from event_outbox order by id limit :most
-""")
-_DONE = text("delete from event_outbox where id = any(:ids)")
+_OLDEST = "select id, event_id, name, topic, data, at from event_outbox order by id limit $1"
+_DONE = "delete from event_outbox where id = any($1)"
 
 
 class EventRelay:
@@ -177,11 +175,12 @@ class EventRelay:
             )
             if not mine.scalar_one():
                 return 0
-            rows = (await connection.execute(_OLDEST, {"most": BATCH})).all()
+            plain = await driver(session)
+            rows = await plain.fetch(_OLDEST, BATCH)
             if not rows:
                 return 0
             await self._add(rows)
-            await connection.execute(_DONE, {"ids": [row.id for row in rows]})
+            await plain.execute(_DONE, [row["id"] for row in rows])
         EVENTS_PUBLISHED.labels(self._service).inc(len(rows))
         return len(rows)
 
@@ -192,13 +191,13 @@ class EventRelay:
                 pipeline.xadd(
                     stream_name(self._service),
                     {
-                        "id": str(row.event_id),
-                        "type": row.name,
+                        "id": str(row["event_id"]),
+                        "type": row["name"],
                         "source": f"lyceum/{self._service}",
-                        "subject": row.topic,
-                        "time": row.at.isoformat(),
+                        "subject": row["topic"],
+                        "time": row["at"].isoformat(),
                         "minorversion": "0",
-                        "data": orjson.dumps(row.data),
+                        "data": orjson.dumps(row["data"]),
                     },
                     maxlen=self._longest or None,
                     approximate=True,

@@ -89,7 +89,12 @@ async def create_block(
         can_stand_alone=body.can_stand_alone, most=settings.most_blocks,
         user=caller.username, now=utc_now(), content=first,
     )  # fmt: skip
-    return await _shown(session, library, entity)
+    made = entities.JustMade(
+        entity.type, entity.code, entity.can_stand_alone,
+        first.title if first else olx.default_title(entity.type),
+        entity.created, entity.created_by,
+    )  # fmt: skip
+    return JSONResponse(block_json(library, made, []))
 
 
 async def _shown(session: SessionDep, library: Library, entity: Entity) -> JSONResponse:
@@ -192,18 +197,22 @@ async def put_asset(
         await media.use_files(session, block.library)
         try:
             content = await media.store_file(
-                request.app.state.files, block.library, _chunks(upload), media_type, limit=limit
-            )
+                request.app.state.files, block.library, await _data(upload), media_type,
+                limit=limit,
+            )  # fmt: skip
         except TooBig as problem:
             raise RuleBroken("File too big") from problem
-    await components.put_asset(
+    version = await components.put_asset(
         session, block.library, block.entity, path, content, user=caller.username, now=utc_now()
     )
-    draft = await session.get(Draft, block.entity.id, populate_existing=True)
-    assert draft is not None
-    version = await session.get(Version, draft.version_id)
-    assert version is not None
-    return _asset_json(request, path, content.size, version.uuid)
+    return _asset_json(request, path, content.size, version)
+
+
+async def _data(upload: UploadFile) -> Any:
+    """All of a small file at once, which is stored in one step, or the parts of a large one."""
+    if upload.size is not None and upload.size <= CHUNK:
+        return await upload.read()
+    return _chunks(upload)
 
 
 async def _chunks(upload: UploadFile) -> Any:

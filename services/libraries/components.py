@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -184,12 +185,9 @@ async def _write(
     return await versions.make(session, library, news, user=user, now=now)
 
 
-_HOLD = text("select id from entity where id = :id for no key update")
-
-
 async def hold(session: AsyncSession, component: Entity) -> None:
     """Nobody else edits it until this transaction ends. Raises BlockUnknown if it is deleted."""
-    await (await session.connection()).execute(_HOLD, {"id": component.id})
+    await drafts.hold(session, component)
     await drafts.require_live(session, component)
 
 
@@ -265,12 +263,19 @@ async def put_asset(
     *,
     user: str,
     now: datetime,
-) -> MadeVersion:
-    """Add or replace a static file: a new version with the same OLX. Raises BlockUnknown."""
+) -> UUID:
+    """Add or replace a static file: a new version with the same OLX. Returns the version's uuid.
+
+    Raises BlockUnknown.
+    """
     await hold(session, component)
     stored = await media.store_many(session, library, [content], now=now)
     change = NewVersion(component.id, media={path: stored[(content.media_type, content.hash)]})
-    return (await versions.make(session, library, [change], user=user, now=now))[component.id]
+    made = await versions.make(session, library, [change], user=user, now=now)
+    uuid: UUID = await (await driver(session)).fetchval(
+        "select uuid from version where id = $1", made[component.id].id
+    )
+    return uuid
 
 
 async def delete_asset(

@@ -9,6 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, publishing
 from services.libraries.errors import BlockUnknown, NotDeleted, RuleBroken
 from services.libraries.models import Entity, Library
+from shared.database import driver
 
 
 class NeverPublished(RuleBroken):
@@ -21,21 +22,22 @@ class NeverPublished(RuleBroken):
 
 async def require_live(session: AsyncSession, entity: Entity) -> None:
     """Raises BlockUnknown for what is deleted by now. Ask under the library's lock."""
-    connection = await session.connection()
-    found = await connection.execute(
-        text("select version_id from draft where entity_id = :id"), {"id": entity.id}
-    )
-    if found.scalar() is None:
+    if await (await driver(session)).fetchval(_LIVE, entity.id) is None:
         raise BlockUnknown
 
 
-_HOLD = text("select id from entity where id = :id for no key update")
+_LIVE = "select version_id from draft where entity_id = $1"
+_HOLD = "select id from entity where id = $1 for no key update"
+
+
+async def hold(session: AsyncSession, entity: Entity) -> None:
+    """Nobody makes a version of it meanwhile, so that its newest one stays the newest."""
+    await (await driver(session)).execute(_HOLD, entity.id)
 
 
 async def _hold(session: AsyncSession, library: Library, entity: Entity) -> None:
-    """Nobody makes a version of it meanwhile, so that its newest one stays the newest."""
     await publishing.lock(session, library)
-    await (await session.connection()).execute(_HOLD, {"id": entity.id})
+    await hold(session, entity)
 
 
 async def delete(

@@ -164,6 +164,33 @@ async def show(session: AsyncSession, entity_id: int) -> Row[Any]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class JustMade:
+    """What `show` says of an entity right after it was made, without asking for it."""
+
+    type: str
+    code: str
+    can_stand_alone: bool
+    title: str
+    created: datetime
+    created_by: str | None
+    published_title: None = None
+    published_at: None = None
+    published_by: None = None
+    tags: int = 0
+    changed: bool = True
+
+    @property
+    def modified(self) -> datetime:
+        return self.created
+
+    drafted = modified
+
+    @property
+    def drafted_by(self) -> str | None:
+        return self.created_by
+
+
 def collections_of(row: Row[Any]) -> list[dict[str, str]]:
     """The enabled collections of an item that was shown."""
     found: list[dict[str, str]] = orjson.loads(row.collections)

@@ -8,13 +8,14 @@ contract: libraries §7
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.keys import collection_key, object_key
 from services.libraries.models import Library
 from services.libraries.states import Kind
 from shared import events
+from shared.database import Lookup
 from shared.events import Event
 
 PREFIX = "org.openedx.content_authoring"
@@ -23,7 +24,7 @@ BELONGINGS = ("collections", "tags", "units", "subsections", "sections")
 
 # Three kinds of rows, in the order in which they are told:
 # 1 what happened to an entity, 2 what it belongs to is different, 3 a collection is to be read.
-_OF_DRAFTS = text("""
+_OF_DRAFTS = Lookup("""
     with record as materialized (
       select draft_record.id, entity_id, old_version_id as old, new_version_id as new,
              kind, type, code,
@@ -73,7 +74,7 @@ _OF_DRAFTS = text("""
     order by what, id
 """)
 
-_OF_PUBLISH = text("""
+_OF_PUBLISH = Lookup("""
     with record as materialized (
       select publish_record.id, entity_id, kind, type, code
       from publish_record join entity on entity.id = entity_id
@@ -90,7 +91,7 @@ _OF_PUBLISH = text("""
     order by what, id
 """)
 
-_OF_MEMBERS = text("""
+_OF_MEMBERS = Lookup("""
     select 2 as what, entity.id, kind, type, code, '' as verb, array['collections'] as changes
     from entity
     left join draft on draft.entity_id = entity.id
@@ -126,12 +127,11 @@ async def tell_members(session: AsyncSession, library: Library, entity_ids: Sequ
 
 
 async def _tell(
-    session: AsyncSession, library: Library, statement: Any, values: dict[str, Any]
+    session: AsyncSession, library: Library, statement: Lookup, values: dict[str, Any]
 ) -> None:
     if library.staged_at is not None:
         return
-    connection = await session.connection()
-    rows = await connection.execute(statement, values)
+    rows = await statement.rows(session, **values)
     events.publish(session, library.key, [_event(library.key, row) for row in rows])
 
 

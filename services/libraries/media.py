@@ -13,6 +13,7 @@ from sqlalchemy import text as sql
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.models import Library
+from shared.database import driver
 from shared.files import Files, digest
 from shared.ids import new_id
 
@@ -55,7 +56,7 @@ def content_path(library: Library, hash: str) -> str:
     return f"{CONTENT}/{library.uuid}/{hash}"
 
 
-_USE = sql("select pg_advisory_xact_lock_shared(hashtextextended(cast(:uuid as text), 0))")
+_USE = "select pg_advisory_xact_lock_shared(hashtextextended(cast($1 as text), 0))"
 
 
 async def use_files(session: AsyncSession, library: Library) -> None:
@@ -63,7 +64,7 @@ async def use_files(session: AsyncSession, library: Library) -> None:
 
     Before a file is stored: it has no row yet, and known content is found again by its file.
     """
-    await (await session.connection()).execute(_USE, {"uuid": str(library.uuid)})
+    await (await driver(session)).execute(_USE, str(library.uuid))
 
 
 _OWN = sql("select pg_try_advisory_xact_lock(hashtextextended(cast(:uuid as text), 0))")
@@ -108,11 +109,11 @@ async def store_file(
     return NewMedia(media_type, stored.blake2b, stored.size)
 
 
-_STORE = sql("""
+_STORE = """
     insert into media (library_id, media_type, hash, size, text, has_file, created,
                        interest_at)
-    select :library_id, r.media_type, r.hash, r.size, r.text, r.text is null, :now, :now
-    from jsonb_to_recordset(cast(:rows as jsonb)) as r (
+    select $1, r.media_type, r.hash, r.size, r.text, r.text is null, $3, $3
+    from jsonb_to_recordset(cast(cast($2 as text) as jsonb)) as r (
       media_type text, hash text, size bigint, text text)
     order by r.media_type, r.hash
     on conflict (library_id, media_type, hash)
@@ -120,7 +121,7 @@ _STORE = sql("""
                   text = coalesce(media.text, excluded.text),
                   interest_at = greatest(media.interest_at, excluded.interest_at)
     returning id, media_type, hash
-""")
+"""
 
 
 async def store_many(
@@ -142,6 +143,5 @@ async def store_many(
     if not distinct:
         return {}
     rows = orjson.dumps(list(distinct.values())).decode()
-    connection = await session.connection()
-    stored = await connection.execute(_STORE, {"library_id": library.id, "rows": rows, "now": now})
-    return {(row.media_type, row.hash): row.id for row in stored}
+    stored = await (await driver(session)).fetch(_STORE, library.id, rows, now)
+    return {(row["media_type"], row["hash"]): row["id"] for row in stored}

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from sqlalchemy import Row
 
 from services.libraries import models
+from services.libraries.entities import JustMade
 from services.libraries.hierarchy import Hierarchy
 from services.libraries.history import Publish
 from services.libraries.keys import container_key, item_key, usage_key
@@ -48,7 +49,7 @@ def library_json(
 
 
 def block_json(
-    library: Library, row: Row[Any], collections: list[dict[str, str]]
+    library: Library, row: Row[Any] | JustMade, collections: list[dict[str, str]]
 ) -> dict[str, Any]:
     """A component: `row` is one of `entities.VIEW`."""
     key = usage_key(library.org, library.slug, row.type, row.code)
@@ -73,7 +74,9 @@ def container_json(
     }
 
 
-def _item_json(key: str, row: Row[Any], collections: list[dict[str, str]]) -> dict[str, Any]:
+def _item_json(
+    key: str, row: Row[Any] | JustMade, collections: list[dict[str, str]]
+) -> dict[str, Any]:
     return {
         "id": key,
         "display_name": row.title,

@@ -156,6 +156,7 @@ async def test_10_11_a_block_from_creation_to_publishing(author: Author) -> None
     made = (await author.block()).json()
     assert list(made) == BLOCK_FIELDS
     assert (made["id"], made["display_name"]) == (key(), "Blank Problem")
+    assert (await author.get(f"blocks/{key()}/")).json() == made
     assert (made["has_unpublished_changes"], made["last_published"]) == (True, None)
     library = await author.library()
     assert (library["has_unpublished_changes"], library["num_blocks"]) == (True, 1)
