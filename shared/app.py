@@ -20,6 +20,7 @@ from shared.events import EventRelay, event_relay
 from shared.files import Files
 from shared.garbage import collect_seldom
 from shared.limits import Boundary
+from shared.lookups import LookupConnections
 from shared.migrations import require_current
 from shared.outbox import Delivery, Inbox, NoteHandler, Receipt, Relay
 from shared.queue import Queue
@@ -111,6 +112,10 @@ async def _open(
         lock_seconds=settings.lock_wait_seconds,
     )
     stack.push_async_callback(state.database.close)
+    state.lookups = LookupConnections(
+        settings.database_url, most=settings.database_pool, sessions=state.database.sessions
+    )
+    stack.push_async_callback(state.lookups.close)
     await require_current(state.database.engine, settings.service)
     state.tokens = Tokens(settings)
     state.files = Files(settings.object_store)

@@ -1,10 +1,9 @@
 """Sessions, column types, and the transaction around every request."""
 
-import asyncio
 import contextlib
 import re
 from collections import namedtuple
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -20,12 +19,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 Sessions = async_sessionmaker[AsyncSession]
 Json = JSONB(none_as_null=True)
-
-# Rows are looked up by keys: planned once for each connection, and never as a walk through tables.
-LOOKING_UP = {
-    "plan_cache_mode": "force_generic_plan", "jit": "off", "enable_seqscan": "off",
-    "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_material": "off",
-}  # fmt: skip
 
 
 class Database:
@@ -53,19 +46,14 @@ class Database:
         # For reading only: each statement sees what is committed then, as it does in a
         # transaction too, and the round trips of one's begin and end are saved.
         self._plain = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._lookups = LookupConnections(url, most=pool)
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that takes no locks and writes nothing, without a transaction.
-
-        What it is asked by a Lookup goes over connections of their own.
-        """
-        async with self.sessions(bind=self._plain, info={_LOOKUPS: self._lookups}) as session:
+    async def reading(self, **info: Any) -> AsyncIterator[AsyncSession]:
+        """A session that takes no locks and writes nothing, without a transaction."""
+        async with self.sessions(bind=self._plain, info=info) as session:
             yield session
 
     async def close(self) -> None:
-        await self._lookups.close()
         await self.engine.dispose()
 
 
@@ -119,8 +107,8 @@ SessionDep = Annotated[AsyncSession, Depends(transaction, scope="function")]
 
 async def reading(request: Request) -> AsyncIterator[AsyncSession]:
     """A session for a request that only reads."""
-    database: Database = request.app.state.database
-    async with database.reading() as session:
+    state = request.app.state
+    async with state.database.reading(lookups=state.lookups) as session:
         yield session
 
 
@@ -149,89 +137,25 @@ def row_type(name: str, names: list[str]) -> Any:
     return namedtuple(name, names)
 
 
-class Lookup:
-    """A fixed statement that finds a few rows by keys; its rows have names.
-
-    In a transaction it sees what was written before, if anything was.
-    """
-
-    def __init__(self, statement: str) -> None:
-        self._statement, self._names = positional(statement)
-        self._row: Any = None
-
-    async def records(self, session: AsyncSession, **values: Any) -> list[Any]:
-        """The rows as asyncpg has them."""
-        arguments = [values[name] for name in self._names]
-        lookups: LookupConnections | None = session.info.get(_LOOKUPS)
-        if lookups is not None:
-            return await lookups.fetch(self._statement, arguments)
-        found: list[Any] = await (await driver(session)).fetch(self._statement, *arguments)
-        return found
-
-    async def rows(self, session: AsyncSession, **values: Any) -> list[Any]:
-        found = await self.records(session, **values)
-        if found and (self._row is None or self._row._fields != tuple(found[0].keys())):
-            self._row = row_type("Row", list(found[0].keys()))
-        return [self._row._make(row) for row in found]
-
-
-_LOOKUPS = "lookups"
-# A connection that the server closed, maybe long before it was asked again.
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError)
-
-
-class LookupConnections:
-    """Connections for single statements that look rows up, each held for one of them only.
-
-    So whoever holds another connection may wait for one of these.
-    """
-
-    def __init__(self, url: str, *, most: int) -> None:
-        self._url, self._most = url, most
-        self._opening = asyncio.Lock()
-        self._stack = contextlib.AsyncExitStack()
-        self._pool: Any = None
-
-    async def fetch(self, statement: str, arguments: Sequence[Any]) -> list[Any]:
-        if self._pool is None:
-            await self._open()
-        try:
-            found: list[Any] = await self._pool.fetch(statement, *arguments)
-        except _LOST:
-            # Reading twice does no harm, and the pool has another connection by now.
-            found = await self._pool.fetch(statement, *arguments)
-        return found
-
-    async def _open(self) -> None:
-        async with self._opening:
-            if self._pool is None:
-                pool = connections(self._url, most=self._most, settings=LOOKING_UP)
-                self._pool = await self._stack.enter_async_context(pool)
-
-    async def close(self) -> None:
-        await self._stack.aclose()
-
-
 @contextlib.asynccontextmanager
-async def connections(
-    url: str, *, most: int, settings: Mapping[str, str] | None = None
-) -> AsyncIterator[Any]:
+async def connections(url: str, *, most: int) -> AsyncIterator[Any]:
     """A pool of plain asyncpg connections, for a path whose every statement is a transaction."""
-
-    async def prepare(connection: Any) -> None:
-        for name in ("json", "jsonb"):
-            await connection.set_type_codec(
-                name, encoder=str, decoder=orjson.loads, schema="pg_catalog"
-            )
 
     async def keep(connection: Any) -> None:
         """Such statements leave nothing behind that would have to be reset on the way back."""
 
     async with asyncpg.create_pool(
-        plain_url(url), min_size=1, max_size=most, init=prepare, reset=keep,
-        server_settings=dict(settings or {}),
-    ) as pool:  # fmt: skip
+        plain_url(url), min_size=1, max_size=most, init=read_json, reset=keep
+    ) as pool:
         yield pool
+
+
+async def read_json(connection: Any) -> None:
+    """Let a plain connection give JSON as values, and take it as text."""
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, encoder=str, decoder=orjson.loads, schema="pg_catalog"
+        )
 
 
 def after_commit(session: AsyncSession, call: Callable[[], None]) -> None:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Annotated
 
 from fastapi import Depends
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import arrivals
 from services.libraries.errors import BlockUnknown
@@ -18,7 +17,8 @@ from services.libraries.libraries import Hold
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind, Permission, component_ref
 from shared.callers import Caller, CallerDep
-from shared.database import ReadDep, SessionDep
+from shared.database import SessionDep
+from shared.lookups import LookupDep, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,20 @@ class LibraryFor:
     async def __call__(self, lib_key: str, caller: CallerDep, session: SessionDep) -> Library:
         return await self.find(lib_key, caller, session)
 
-    async def find(self, lib_key: str, caller: Caller, session: AsyncSession) -> Library:
+    async def find(self, lib_key: str, caller: Caller, source: Source) -> Library:
         return await arrivals.library(
-            session, lib_key, caller, self._permission, holds=changes(self._permission)
+            source, lib_key, caller, self._permission, holds=changes(self._permission)
         )
 
 
-class LibraryToRead(LibraryFor):
+class LibraryToRead:
     """The same for a request that only reads."""
 
-    async def __call__(self, lib_key: str, caller: CallerDep, session: ReadDep) -> Library:
-        return await self.find(lib_key, caller, session)
+    def __init__(self, permission: Permission) -> None:
+        self._wanted = LibraryFor(permission)
+
+    async def __call__(self, lib_key: str, caller: CallerDep, lookups: LookupDep) -> Library:
+        return await self._wanted.find(lib_key, caller, lookups)
 
 
 class BlockFor:
@@ -88,10 +91,10 @@ class BlockFor:
     async def __call__(self, usage_key: str, caller: CallerDep, session: SessionDep) -> Block:
         return await self.find(usage_key, caller, session)
 
-    async def find(self, usage_key: str, caller: Caller, session: AsyncSession) -> Block:
+    async def find(self, usage_key: str, caller: Caller, source: Source) -> Block:
         library_key, ref = component_of(usage_key)
         found = await arrivals.item(
-            session,
+            source,
             library_key,
             ref,
             caller,
@@ -102,11 +105,14 @@ class BlockFor:
         return Block(*found)
 
 
-class BlockToRead(BlockFor):
+class BlockToRead:
     """The same for a request that only reads."""
 
-    async def __call__(self, usage_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        return await self.find(usage_key, caller, session)
+    def __init__(self, permission: Permission, *, deleted: bool = False) -> None:
+        self._wanted = BlockFor(permission, deleted=deleted)
+
+    async def __call__(self, usage_key: str, caller: CallerDep, lookups: LookupDep) -> Block:
+        return await self._wanted.find(usage_key, caller, lookups)
 
 
 class ContainerFor:
@@ -118,10 +124,10 @@ class ContainerFor:
     async def __call__(self, container_key: str, caller: CallerDep, session: SessionDep) -> Block:
         return await self.find(container_key, caller, session)
 
-    async def find(self, container_key: str, caller: Caller, session: AsyncSession) -> Block:
+    async def find(self, container_key: str, caller: Caller, source: Source) -> Block:
         key = container_of(container_key)
         library, entity, live = await arrivals.item(
-            session,
+            source,
             key.library_key,
             key.ref,
             caller,
@@ -134,11 +140,14 @@ class ContainerFor:
         return Block(library, entity, live)
 
 
-class ContainerToRead(ContainerFor):
+class ContainerToRead:
     """The same for a request that only reads."""
 
-    async def __call__(self, container_key: str, caller: CallerDep, session: ReadDep) -> Block:
-        return await self.find(container_key, caller, session)
+    def __init__(self, permission: Permission, *, deleted: bool = False) -> None:
+        self._wanted = ContainerFor(permission, deleted=deleted)
+
+    async def __call__(self, container_key: str, caller: CallerDep, lookups: LookupDep) -> Block:
+        return await self._wanted.find(container_key, caller, lookups)
 
 
 ViewLibrary = Annotated[Library, Depends(LibraryToRead(Permission.VIEW))]

@@ -18,7 +18,8 @@ from services.libraries.settings import Settings
 from services.libraries.states import BLOCK_TYPES, DISPLAY_NAMES, Permission
 from services.libraries.views import library_json
 from shared.callers import Caller, CallerDep
-from shared.database import ReadDep, SessionDep, utc_now
+from shared.database import SessionDep, utc_now
+from shared.lookups import LookupDep
 from shared.paging import numbered
 from shared.problems import Conflict, NotFound
 
@@ -129,10 +130,10 @@ async def create_library(
 
 
 @router.get("/{lib_key}/")
-async def get_library(library: ViewLibrary, caller: CallerDep, session: ReadDep) -> JSONResponse:
+async def get_library(library: ViewLibrary, caller: CallerDep, lookups: LookupDep) -> JSONResponse:
     """One library, with what its content is like."""
-    can_edit = await permissions.may(session, library, caller, Permission.EDIT)
-    content = await libraries.describe(session, library)
+    can_edit = await permissions.may(lookups, library, caller, Permission.EDIT)
+    content = await libraries.describe(lookups, library)
     return JSONResponse(library_json(library, content, can_edit=can_edit))
 
 

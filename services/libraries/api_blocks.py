@@ -40,6 +40,7 @@ from shared.callers import CallerDep
 from shared.database import ReadDep, SessionDep, utc_now
 from shared.downloads import download
 from shared.files import CHUNK, TooBig
+from shared.lookups import LookupDep, Source
 from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
@@ -97,15 +98,15 @@ async def create_block(
     return JSONResponse(block_json(library, made, []))
 
 
-async def _shown(session: SessionDep, library: Library, entity: Entity) -> JSONResponse:
-    row = await entities.show(session, entity.id)
+async def _shown(source: Source, library: Library, entity: Entity) -> JSONResponse:
+    row = await entities.show(source, entity.id)
     return JSONResponse(block_json(library, row, entities.collections_of(row)))
 
 
 @router.get("/blocks/{usage_key}/")
-async def get_block(block: ViewBlock, session: ReadDep) -> JSONResponse:
+async def get_block(block: ViewBlock, lookups: LookupDep) -> JSONResponse:
     """One live component."""
-    return await _shown(session, block.library, block.entity)
+    return await _shown(lookups, block.library, block.entity)
 
 
 @router.delete("/blocks/{usage_key}/")

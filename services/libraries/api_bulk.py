@@ -18,7 +18,8 @@ from services.libraries.schemas import (
     Unpublished,
 )
 from shared.callers import CallerDep
-from shared.database import ReadDep, SessionDep, utc_now
+from shared.database import SessionDep, utc_now
+from shared.lookups import LookupDep
 from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["many at once"])
@@ -71,7 +72,7 @@ async def discard_changes(
 
 
 @router.get("/{lib_key}/unpublished/")
-async def count_unpublished(library: ViewLibrary, session: ReadDep) -> Unpublished:
+async def count_unpublished(library: ViewLibrary, lookups: LookupDep) -> Unpublished:
     """How many components and containers differ from what readers see."""
-    changes, deletes = await publishing.count_unpublished(session, library)
+    changes, deletes = await publishing.count_unpublished(lookups, library)
     return Unpublished(changes=changes, deletes=deletes)

@@ -31,6 +31,7 @@ from services.libraries.states import Kind, new_code
 from services.libraries.views import container_json, item_json
 from shared.callers import CallerDep
 from shared.database import ReadDep, SessionDep, utc_now
+from shared.lookups import LookupDep, Source
 from shared.problems import BadInput
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["containers"])
@@ -80,8 +81,8 @@ async def create_container(
     return await _shown(session, Block(library, container))
 
 
-async def _shown(session: SessionDep, container: Block) -> JSONResponse:
-    row = await entities.show(session, container.entity.id)
+async def _shown(source: Source, container: Block) -> JSONResponse:
+    row = await entities.show(source, container.entity.id)
     mine, below = entities.collections_of(row), {row.id} if row.changed_below else set()
     return JSONResponse(container_json(container.library, row, mine, changed_below=below))
 
@@ -93,9 +94,9 @@ async def _rows_json(session: SessionDep, library: Library, rows: Any) -> list[d
 
 
 @router.get("/containers/{container_key}/")
-async def get_container(container: ViewContainer, session: ReadDep) -> JSONResponse:
+async def get_container(container: ViewContainer, lookups: LookupDep) -> JSONResponse:
     """One live container."""
-    return await _shown(session, container)
+    return await _shown(lookups, container)
 
 
 @router.patch("/containers/{container_key}/")

@@ -35,6 +35,7 @@ from services.libraries.views import (
 )
 from shared.callers import CallerDep
 from shared.database import ReadDep, SessionDep, utc_now
+from shared.lookups import LookupConnections, LookupDep
 from shared.problems import BadInput, NotFound
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["hierarchy and history"])
@@ -68,41 +69,41 @@ def _key(item: Block) -> str:
 
 @router.get("/blocks/{usage_key}/draft_history/")
 async def get_block_draft_history(
-    request: Request, block: ViewBlockEver, session: ReadDep
+    request: Request, block: ViewBlockEver, lookups: LookupDep
 ) -> list[dict[str, Any]]:
     """What was changed since the last publish, newest first."""
-    return await _draft_history(request, session, block)
+    return await _draft_history(request, lookups, block)
 
 
 @router.get("/containers/{container_key}/draft_history/")
 async def get_container_draft_history(
-    request: Request, container: ViewContainerEver, session: ReadDep
+    request: Request, container: ViewContainerEver, lookups: LookupDep
 ) -> list[dict[str, Any]]:
     """What was changed since the last publish, of the container and of the components in it."""
-    return await _draft_history(request, session, container)
+    return await _draft_history(request, lookups, container)
 
 
 async def _draft_history(
-    request: Request, session: SessionDep, item: Block
+    request: Request, lookups: LookupConnections, item: Block
 ) -> list[dict[str, Any]]:
-    rows = await history.unpublished(session, item.entity)
+    rows = await history.unpublished(lookups, item.entity)
     return [entry_json(row, _people(request)) for row in rows]
 
 
 @router.get("/blocks/{usage_key}/publish_history/")
 async def get_block_publish_history(
-    request: Request, block: ViewBlockEver, session: ReadDep
+    request: Request, block: ViewBlockEver, lookups: LookupDep
 ) -> list[dict[str, Any]]:
     """Every publish that touched a component, newest first."""
-    return await _publish_history(request, session, block)
+    return await _publish_history(request, lookups, block)
 
 
 @router.get("/containers/{container_key}/publish_history/")
 async def get_container_publish_history(
-    request: Request, container: ViewContainerEver, session: ReadDep
+    request: Request, container: ViewContainerEver, lookups: LookupDep
 ) -> list[dict[str, Any]]:
     """Every publish that touched a container or a component in it, newest first."""
-    return await _publish_history(request, session, container)
+    return await _publish_history(request, lookups, container)
 
 
 @router.get("/containers/{container_key}/publish_history/{publish_log_uuid}/children/")
@@ -116,9 +117,9 @@ async def list_children_as_of_publish(
 
 
 async def _publish_history(
-    request: Request, session: SessionDep, item: Block
+    request: Request, lookups: LookupConnections, item: Block
 ) -> list[dict[str, Any]]:
-    groups = await history.publishes(session, item.entity)
+    groups = await history.publishes(lookups, item.entity)
     return [publish_json(item.library, group, _people(request)) for group in groups]
 
 

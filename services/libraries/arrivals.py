@@ -14,7 +14,8 @@ from services.libraries.models import Entity, EntityRow, Library, LibraryRow
 from services.libraries.permissions import HELD_SQL
 from services.libraries.states import Kind, Permission
 from shared.callers import Caller
-from shared.database import Lookup, positional
+from shared.database import positional
+from shared.lookups import Lookup, Source
 from shared.problems import Forbidden
 
 _TABLES: list[Any] = [Library.__table__, Entity.__table__]  # type: ignore[attr-defined]
@@ -38,18 +39,18 @@ _WIDTH = len(_TABLES[0].columns)
 
 
 async def library(
-    session: AsyncSession, key: str, caller: Caller, permission: Permission, *, holds: bool = False
+    source: Source, key: str, caller: Caller, permission: Permission, *, holds: bool = False
 ) -> Library:
     """A library as it is; with `holds` it is not deleted before the end of the transaction.
 
     Raises LibraryUnknown or Forbidden.
     """
-    found, _, _ = await _arrive(session, key, None, caller, permission, holds=holds)
+    found, _, _ = await _arrive(source, key, None, caller, permission, holds=holds)
     return found
 
 
 async def item(
-    session: AsyncSession,
+    source: Source,
     key: str,
     ref: str,
     caller: Caller,
@@ -62,14 +63,14 @@ async def item(
 
     Raises LibraryUnknown, Forbidden or BlockUnknown, in this order.
     """
-    found, entity, live = await _arrive(session, key, ref, caller, permission, holds=holds)
+    found, entity, live = await _arrive(source, key, ref, caller, permission, holds=holds)
     if entity is None or not (live or deleted):
         raise BlockUnknown
     return found, entity, live
 
 
 async def _arrive(
-    session: AsyncSession,
+    source: Source,
     key: str,
     ref: str | None,
     caller: Caller,
@@ -80,16 +81,17 @@ async def _arrive(
     key = canonical_library_key(key)
     values = permissions.asked(caller, [key]) | {"key": key, "ref": ref}
     if holds:
-        connection = await session.connection()
+        assert isinstance(source, AsyncSession)
+        connection = await source.connection()
         arguments = tuple(values[name] for name in _HOLD_NAMES)
         row: Any = (await connection.exec_driver_sql(_HOLD, arguments)).first()
     else:
-        row = next(iter(await _SEE.records(session, **values)), None)
+        row = next(iter(await _SEE.records(source, **values)), None)
     if row is None:
         raise LibraryUnknown
     *columns, live, held = row
     library: Library = LibraryRow._make(columns[:_WIDTH])
-    mine = permissions.holdings(session, caller, held or (), [library])
+    mine = permissions.holdings(source, caller, held or (), [library])
     if not mine.allow(library.key, permission):
         raise Forbidden
     entity = EntityRow._make(columns[_WIDTH:])

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries.errors import BlockUnknown
 from services.libraries.models import Draft, Entity, Library
 from services.libraries.states import Kind
-from shared.database import Lookup
+from shared.lookups import Lookup, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +152,12 @@ _SHOW = Lookup(
 )
 
 
-async def show(session: AsyncSession, entity_id: int) -> Row[Any]:
+async def show(source: Source, entity_id: int) -> Row[Any]:
     """A live entity with what its draft and its published version say. Raises BlockUnknown.
 
     A row of VIEW and `changed_below`, which is False for components.
     """
-    rows = await _SHOW.rows(session, id=entity_id)
+    rows = await _SHOW.rows(source, id=entity_id)
     if not rows:
         raise BlockUnknown
     found: Row[Any] = rows[0]

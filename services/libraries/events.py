@@ -15,8 +15,8 @@ from services.libraries.keys import collection_key, object_key
 from services.libraries.models import Library
 from services.libraries.states import Kind
 from shared import events
-from shared.database import Lookup
 from shared.events import Event
+from shared.lookups import Lookup
 
 PREFIX = "org.openedx.content_authoring"
 # In this order in `changes`.

@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries.models import Entity, Library
 from services.libraries.states import Kind
-from shared.database import Lookup
+from shared.lookups import Lookup, Source
 
 # How many of the things that were published together one group names.
 MOST_NAMED = 100
@@ -28,7 +28,7 @@ _DESCENDANTS = """
       join draft on draft.entity_id = dependency.entity_id
     )
 """
-_SCOPE = text(f"""
+_SCOPE = Lookup(f"""
     {_DESCENDANTS}
     select entity.id from entity
     where entity.id in (select entity_id from below) and entity.kind = 'component'
@@ -139,10 +139,10 @@ class Publish:
     scope: Row[Any] | None
 
 
-async def unpublished(session: AsyncSession, item: Entity) -> Sequence[Row[Any]]:
+async def unpublished(source: Source, item: Entity) -> Sequence[Row[Any]]:
     """Changes since the last publish, of an item and of the components in it; newest first."""
-    ids = await _scope(session, item)
-    return await _UNPUBLISHED.rows(session, ids=ids)
+    ids = await _scope(source, item)
+    return await _UNPUBLISHED.rows(source, ids=ids)
 
 
 async def creation(session: AsyncSession, item: Entity) -> Row[Any] | None:
@@ -182,17 +182,17 @@ async def entries(
     return found.all()
 
 
-async def publishes(session: AsyncSession, item: Entity) -> list[Publish]:
+async def publishes(source: Source, item: Entity) -> list[Publish]:
     """Every publish that touched an item or a component in it, newest first."""
-    ids = await _scope(session, item)
-    rows = await _PUBLISHES.rows(session, ids=ids)
+    ids = await _scope(source, item)
+    rows = await _PUBLISHES.rows(source, ids=ids)
     people: dict[tuple[int, int], list[str]] = {}
-    for row in await _CONTRIBUTORS.rows(session, ids=ids):
+    for row in await _CONTRIBUTORS.rows(source, ids=ids):
         people.setdefault((row.log_id, row.entity_id), []).append(row.changed_by)
     groups = _grouped(item, rows)
     asked: dict[int, list[Row[Any]]] = {}
     logs = list({group[0].log_id for group in groups if not _tells_itself(item, group[0])})
-    for row in await _DIRECT.rows(session, logs=logs) if logs else ():
+    for row in await _DIRECT.rows(source, logs=logs) if logs else ():
         asked.setdefault(row.log_id, []).append(row)
     return [_group(item, group, people, asked.get(group[0].log_id, [])) for group in groups]
 
@@ -230,9 +230,8 @@ def _group(
     return Publish(first, contributors, missing + asked, scope)
 
 
-async def _scope(session: AsyncSession, item: Entity) -> list[int]:
+async def _scope(source: Source, item: Entity) -> list[int]:
     """An item, and for a container the live components in it at any depth."""
     if item.kind is Kind.COMPONENT:
         return [item.id]
-    connection = await session.connection()
-    return list((await connection.execute(_SCOPE, {"id": item.id})).scalars())
+    return [row.id for row in await _SCOPE.rows(source, id=item.id)]

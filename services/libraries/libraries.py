@@ -16,8 +16,8 @@ from services.libraries.keys import canonical_library_key, library_key
 from services.libraries.models import Library, LibraryVersion
 from services.libraries.permissions import everybody_creates, visible_to
 from shared.callers import Caller
-from shared.database import Lookup
 from shared.files import Files
+from shared.lookups import Lookup, Source
 
 TAKEN = "A library with that ID already exists."
 ORDERS = {"title": Library.title, "created": Library.created, "updated": Library.updated}
@@ -183,7 +183,7 @@ _DESCRIBE = Lookup("""
 """)
 
 
-async def describe(session: AsyncSession, library: Library) -> Any:
+async def describe(source: Source, library: Library) -> Any:
     """What a library's answer tells of its content, in one statement. contract: libraries §4.5"""
-    [found] = await _DESCRIBE.rows(session, id=library.id)
+    [found] = await _DESCRIBE.rows(source, id=library.id)
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import casbin
 from casbin.model import Model
-from sqlalchemy import and_, func, or_, text, true
+from sqlalchemy import and_, func, or_, true
 from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -31,6 +31,7 @@ from services.libraries.states import (
 )
 from shared.callers import Caller
 from shared.database import Sessions, remember
+from shared.lookups import Lookup, Source
 from shared.problems import Forbidden
 
 # The name of a setting in a session: whether everybody counts as somebody who creates.
@@ -141,8 +142,8 @@ def configure(sessions: Sessions, settings: Settings) -> None:
     remember(sessions, EVERYBODY_CREATES, settings.creators == "anyone")
 
 
-def everybody_creates(session: AsyncSession) -> bool:
-    return bool(session.info.get(EVERYBODY_CREATES))
+def everybody_creates(source: Source) -> bool:
+    return bool(source.info.get(EVERYBODY_CREATES))
 
 
 # Anybody who asks for it gives `username`, `groups`, `targets` and `covering`.
@@ -165,11 +166,11 @@ HELD_SQL = """
     where scope = any(:covering)
       and (username = :username or group_name in (select name from groups))
 """
-HELD = text(HELD_SQL)
+_HELD = Lookup(HELD_SQL)
 
 
 async def held(
-    session: AsyncSession,
+    source: Source,
     caller: Caller,
     targets: Iterable[str],
     libraries: Iterable[Library] = (),
@@ -177,9 +178,8 @@ async def held(
     """What this caller holds over these targets and libraries, in one statement."""
     libraries = list(libraries)
     wanted = list(dict.fromkeys([*targets, *(library.key for library in libraries)]))
-    connection = await session.connection()
-    rows = await connection.execute(HELD, asked(caller, wanted))
-    return holdings(session, caller, rows, libraries)
+    rows = await _HELD.records(source, **asked(caller, wanted))
+    return holdings(source, caller, rows, libraries)
 
 
 def asked(caller: Caller, targets: Sequence[str]) -> dict[str, Any]:
@@ -194,10 +194,10 @@ def asked(caller: Caller, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def holdings(
-    session: AsyncSession, caller: Caller, rows: Iterable[Any], libraries: Iterable[Library]
+    source: Source, caller: Caller, rows: Iterable[Any], libraries: Iterable[Library]
 ) -> Holdings:
     """What the rows of HELD_SQL mean for this caller."""
-    active, creator, policies = True, everybody_creates(session), []
+    active, creator, policies = True, everybody_creates(source), []
     for kind, group, what, scope, denied, marked in rows:
         if kind == "person":
             active, creator = not denied, creator or marked
@@ -230,10 +230,8 @@ async def allowed(session: AsyncSession, library: Library, caller: Caller) -> se
     return {one for one in OF_LIBRARY if mine.allow(library.key, one)}
 
 
-async def may(
-    session: AsyncSession, library: Library, caller: Caller, permission: Permission
-) -> bool:
-    return (await held(session, caller, (), [library])).allow(library.key, permission)
+async def may(source: Source, library: Library, caller: Caller, permission: Permission) -> bool:
+    return (await held(source, caller, (), [library])).allow(library.key, permission)
 
 
 async def require(

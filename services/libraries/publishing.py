@@ -10,7 +10,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from services.libraries import branches, events
 from services.libraries.errors import LibraryUnknown, Superseded
 from services.libraries.models import Library
-from shared.database import Lookup, driver
+from shared.database import driver
+from shared.lookups import Lookup, Source
 
 _LOCK = text("select id from library where id = :id for no key update")
 
@@ -195,7 +196,7 @@ _UNPUBLISHED = Lookup("""
 """)
 
 
-async def count_unpublished(session: AsyncSession, library: Library) -> tuple[int, int]:
+async def count_unpublished(source: Source, library: Library) -> tuple[int, int]:
     """How many drafts are new or different, and how many deletions readers do not see yet."""
-    [row] = await _UNPUBLISHED.rows(session, library_id=library.id)
+    [row] = await _UNPUBLISHED.rows(source, library_id=library.id)
     return row.changes, row.deletes
