@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from asyncpg.connection import Connection
 from sqlalchemy import event
 
 _sent: ContextVar[list[str] | None] = ContextVar("sent", default=None)
@@ -12,9 +13,10 @@ _sent: ContextVar[list[str] | None] = ContextVar("sent", default=None)
 
 @contextmanager
 def statements(engine: Any) -> Iterator[list[str]]:
-    """What the code inside sends through an engine, its requests to an app in process included.
+    """What the code inside sends, through an engine or by the driver itself.
 
-    The app's own loops began in another context, so theirs are not among them.
+    Requests to an app in process are included. The app's own loops began in another context, so
+    theirs are not among them.
     """
     found: list[str] = []
 
@@ -22,11 +24,20 @@ def statements(engine: Any) -> Iterator[list[str]]:
         if _sent.get() is found:
             found.append(arguments[2])
 
+    by_itself = Connection._execute
+
+    async def noted(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
+        if _sent.get() is found:
+            found.append(query)
+        return await by_itself(self, query, *arguments, **options)
+
     engine = getattr(engine, "sync_engine", engine)
     token = _sent.set(found)
     event.listen(engine, "before_cursor_execute", note)
+    Connection._execute = noted
     try:
         yield found
     finally:
+        Connection._execute = by_itself
         event.remove(engine, "before_cursor_execute", note)
         _sent.reset(token)

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -27,6 +27,7 @@ from shared.problems import Forbidden
 from shared.testing import as_user, client, rolled_back, running
 from tests.conftest import Servers
 from tests.libraries.conftest import NOON, STAFF, V2, make_library
+from tests.statements import statements
 
 LIB = "lib:CL-TEST:lib-1"
 ADA = Caller("ada", groups=("by-token",))
@@ -317,15 +318,9 @@ async def test_a_check_is_one_statement_and_cheap(session: AsyncSession) -> None
     for scope in ("lib:CL-TEST:*", "lib:*", "*"):
         for role in (Role.USER, Role.AUTHOR):
             await give(session, role, scope)
-    statements: list[str] = []
     connection = await session.connection()
-
-    def count(*args: Any) -> None:
-        statements.append(args[2])
-
-    event.listen(connection.sync_connection, "before_cursor_execute", count)
-    await permissions.require_all(session, found, ADA, Permission.EDIT)
-    event.remove(connection.sync_connection, "before_cursor_execute", count)
+    with statements(connection.engine) as sent:
+        await permissions.require_all(session, found, ADA, Permission.EDIT)
     held = await permissions.held(session, ADA, (), found[:1])
 
     spent = []
@@ -333,7 +328,7 @@ async def test_a_check_is_one_statement_and_cheap(session: AsyncSession) -> None
         started = time.perf_counter()
         assert held.allow(found[0].key, Permission.EDIT)
         spent.append(time.perf_counter() - started)
-    assert len(statements) == 1
+    assert len(sent) == 1
     assert len(held.policies) == 6
     assert min(spent) < 0.001
 
