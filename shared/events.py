@@ -9,9 +9,8 @@ again; its `id` tells one that comes twice.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
 
 import orjson
 import structlog
@@ -44,7 +43,6 @@ class Event:
 
     name: str
     data: dict[str, Any]
-    id: UUID = field(default_factory=uuid4)
 
 
 def event_table(base: type[SQLModel]) -> Table:
@@ -78,9 +76,9 @@ _STORE = """
       from (select distinct topic from unnest(cast($2 as text[])) as topic order by 1)
     )
     insert into event_outbox (topic, event_id, name, data)
-    select topic, event_id, name, data
+    select topic, gen_random_uuid(), name, data
     from turn, jsonb_to_recordset(cast(cast($3 as text) as jsonb))
-      as r (place int, topic text, event_id uuid, name text, data jsonb)
+      as r (place int, topic text, name text, data jsonb)
     order by place
 """
 
@@ -94,7 +92,7 @@ def _store(session: Session) -> None:
     for topic, one, _ in session.info["events"]:
         same = orjson.dumps([topic, one.name, one.data])
         rows.pop(same, None)
-        rows[same] = {"topic": topic, "event_id": one.id, "name": one.name, "data": one.data}
+        rows[same] = {"topic": topic, "name": one.name, "data": one.data}
     session.info["events"] = []
     session.flush()
     topics = sorted({row["topic"] for row in rows.values()})

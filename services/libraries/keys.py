@@ -39,13 +39,6 @@ def canonical_library_key(text: str) -> str:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def usage_key(org: str, slug: str, block_type: str, code: str) -> str:
-    """`lb:ORG:SLUG:TYPE:CODE`."""
-    library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
-    return str(LibraryUsageLocatorV2(library, block_type=block_type, usage_id=code))  # type: ignore[abstract]
-
-
-@lru_cache(maxsize=REMEMBERED)
 def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
     """Raises BlockUnknown for what is not a component's key in its exact form."""
     try:
@@ -55,13 +48,6 @@ def parse_usage_key(text: str) -> LibraryUsageLocatorV2:
     if str(key) != text or "\x00" in text:
         raise BlockUnknown
     return key
-
-
-@lru_cache(maxsize=REMEMBERED)
-def container_key(org: str, slug: str, container_type: str, code: str) -> str:
-    """`lct:ORG:SLUG:TYPE:CODE`."""
-    library = LibraryLocatorV2(org=org, slug=slug)  # type: ignore[no-untyped-call]
-    return str(LibraryContainerLocator(library, container_type, code))
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -104,6 +90,17 @@ def parse_item_key(text: str) -> ItemKey:
     return ItemKey(str(block.lib_key), Kind.COMPONENT, block.block_type, block.usage_id)
 
 
+# Keys of what is stored, whose parts are known to be good, are made at the speed of a text.
+
+
+def usage_key(org: str, slug: str, block_type: str, code: str) -> str:
+    return f"lb:{org}:{slug}:{block_type}:{code}"
+
+
+def container_key(org: str, slug: str, container_type: str, code: str) -> str:
+    return f"lct:{org}:{slug}:{container_type}:{code}"
+
+
 def item_key(org: str, slug: str, kind: str, type: str, code: str) -> str:
     """How callers name a component or a container."""
     if kind == Kind.COMPONENT:
@@ -112,11 +109,11 @@ def item_key(org: str, slug: str, kind: str, type: str, code: str) -> str:
 
 
 def object_key(library: str, kind: Kind, type: str, code: str) -> str:
-    """The key of an entity whose parts are known to be good, at the speed of a text."""
-    prefix = "lb" if kind is Kind.COMPONENT else "lct"
-    return f"{prefix}:{library.removeprefix('lib:')}:{type}:{code}"
+    """The same, from a library's key."""
+    _, org, slug = library.split(":")
+    return item_key(org, slug, kind, type, code)
 
 
 def collection_key(library: str, code: str) -> str:
-    """`lib-collection:ORG:SLUG:CODE`, likewise."""
+    """`lib-collection:ORG:SLUG:CODE`, from a library's key."""
     return f"lib-collection:{library.removeprefix('lib:')}:{code}"
