@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import asyncpg
 import orjson
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, Enum, event, text
+from sqlalchemy import DateTime, Enum, event
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, registry
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -40,6 +41,7 @@ class Database:
             json_deserializer=orjson.loads,
             **engine_options,
         )
+        event.listen(self.engine.sync_engine, "checkout", _require_open)
         self.sessions: Sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False
         )
@@ -55,6 +57,12 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _require_open(connection: Any, *_: Any) -> None:
+    """One that was lost while it lay in the pool is replaced before anybody gets it."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def async_url(url: str) -> str:
@@ -116,13 +124,13 @@ ReadDep = Annotated[AsyncSession, Depends(reading, scope="function")]
 
 
 async def driver(session: AsyncSession) -> Any:
-    """The asyncpg connection inside the same transaction, for the paths that run per task."""
-    connection = await session.connection()
-    driver = (await connection.get_raw_connection()).driver_connection
+    """The asyncpg connection inside the same transaction, for statements that run often."""
+    pooled = await (await session.connection()).get_raw_connection()
+    driver = pooled.driver_connection
     assert driver is not None
     if not driver.is_in_transaction():
-        # SQLAlchemy begins with its own first statement, and not before.
-        await connection.execute(text("select"))
+        # SQLAlchemy begins with its own first statement; one for nothing but that is a round trip.
+        await pooled.dbapi_connection._start_transaction()  # type: ignore[union-attr]
     return driver
 
 

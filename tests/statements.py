@@ -24,7 +24,8 @@ def statements(engine: Any) -> Iterator[list[str]]:
         if _sent.get() is found:
             found.append(arguments[2])
 
-    by_itself = Connection._execute
+    plain: Any = Connection
+    by_itself = plain._execute
 
     async def noted(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
         if _sent.get() is found:
@@ -34,10 +35,10 @@ def statements(engine: Any) -> Iterator[list[str]]:
     engine = getattr(engine, "sync_engine", engine)
     token = _sent.set(found)
     event.listen(engine, "before_cursor_execute", note)
-    Connection._execute = noted
+    plain._execute = noted
     try:
         yield found
     finally:
-        Connection._execute = by_itself
+        plain._execute = by_itself
         event.remove(engine, "before_cursor_execute", note)
         _sent.reset(token)

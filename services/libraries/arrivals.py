@@ -5,8 +5,6 @@ All of it in one statement, because each costs a round trip. contract: libraries
 
 from typing import Any
 
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from services.libraries import permissions
 from services.libraries.errors import BlockUnknown, LibraryUnknown
 from services.libraries.keys import canonical_library_key
@@ -14,7 +12,6 @@ from services.libraries.models import Entity, EntityRow, Library, LibraryRow
 from services.libraries.permissions import HELD_SQL
 from services.libraries.states import Kind, Permission
 from shared.callers import Caller
-from shared.database import positional
 from shared.lookups import Lookup, Source
 from shared.problems import Forbidden
 
@@ -33,8 +30,7 @@ _ARRIVE = f"""
     where library.key = :key and library.staged_at is null
 """
 
-_HOLD, _HOLD_NAMES = positional(_ARRIVE + "for key share of library")
-_SEE = Lookup(_ARRIVE)
+_SEE, _HOLD = Lookup(_ARRIVE), Lookup(_ARRIVE + "for key share of library")
 _WIDTH = len(_TABLES[0].columns)
 
 
@@ -80,16 +76,10 @@ async def _arrive(
 ) -> tuple[Library, Entity | None, bool]:
     key = canonical_library_key(key)
     values = permissions.asked(caller, [key]) | {"key": key, "ref": ref}
-    if holds:
-        assert isinstance(source, AsyncSession)
-        connection = await source.connection()
-        arguments = tuple(values[name] for name in _HOLD_NAMES)
-        row: Any = (await connection.exec_driver_sql(_HOLD, arguments)).first()
-    else:
-        row = next(iter(await _SEE.records(source, **values)), None)
-    if row is None:
+    rows = await (_HOLD if holds else _SEE).records(source, **values)
+    if not rows:
         raise LibraryUnknown
-    *columns, live, held = row
+    *columns, live, held = rows[0]
     library: Library = LibraryRow._make(columns[:_WIDTH])
     mine = permissions.holdings(source, caller, held or (), [library])
     if not mine.allow(library.key, permission):

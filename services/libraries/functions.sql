@@ -417,6 +417,7 @@ declare
   made bigint;
   unique_made uuid;
   stored bigint;
+  this bigint;
   live bigint;
   notes bigint;
 begin
@@ -450,9 +451,25 @@ begin
     do update set text = coalesce(media.text, excluded.text),
                   interest_at = greatest(media.interest_at, excluded.interest_at)
     returning id into stored;
-    return query select false, made, unique_made, versions.log
-    from make_versions(create_component.library, jsonb_build_array(jsonb_build_object(
-      'entity_id', made, 'title', title, 'only_media', true, 'container', false,
-      'media', jsonb_build_object('block.xml', stored))), at, who) as versions;
+    -- What `make_versions` does, for what has no version yet and is held by nothing.
+    with first as (
+      insert into version (uuid, entity_id, version_num, title, created, created_by)
+      values (gen_random_uuid(), made, 1, create_component.title, at, who) returning id
+    ), file as (
+      insert into version_media (version_id, path, media_id)
+      select first.id, 'block.xml', stored from first
+    ), change as (
+      insert into draft_log (uuid, library_id, changed_at, changed_by)
+      values (gen_random_uuid(), create_component.library, at, who) returning id
+    ), record as (
+      insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
+      select change.id, made, null, first.id from change, first
+      returning id, log_id, new_version_id
+    ), pointed as (
+      insert into draft (entity_id, version_id, record_id)
+      select made, record.new_version_id, record.id from record
+    )
+    select record.log_id into this from record;
+    return query select false, made, unique_made, this;
   end if;
 end $$;

@@ -1,9 +1,13 @@
 """The driver's own connection belongs to the session, and to its transaction."""
 
+import asyncio
+
+import asyncpg
 import pytest
 
-from shared.database import Database, driver, positional
+from shared.database import Database, driver, plain_url, positional
 from tests.conftest import Servers
+from tests.statements import statements
 
 
 async def test_what_goes_through_the_driver_first_is_undone_with_the_session(
@@ -32,3 +36,36 @@ def test_names_of_values_become_places_and_types_stay_types() -> None:
         "select $1::text, cast($2 as int), $$x$$, t.c::date where $2 = $3",
         ["b", "a", "b_c"],
     )
+
+
+async def test_a_connection_that_was_lost_in_the_pool_is_replaced(clean: Servers) -> None:
+    database = Database(clean.urls["dispatcher"], pool=1)
+    other = await asyncpg.connect(plain_url(clean.urls["dispatcher"]))
+    lost = asyncio.Event()
+    try:
+        async with database.sessions.begin() as session:
+            connection = await driver(session)
+            connection.add_termination_listener(lambda _: lost.set())
+            pid = await connection.fetchval("select pg_backend_pid()")
+        await other.execute("select pg_terminate_backend($1)", pid)
+        async with asyncio.timeout(10):
+            await lost.wait()
+        async with database.sessions.begin() as session:
+            assert await (await driver(session)).fetchval("select pg_backend_pid()") != pid
+    finally:
+        await other.close()
+        await database.close()
+
+
+async def test_the_driver_begins_without_a_statement_of_its_own(clean: Servers) -> None:
+    database = Database(clean.urls["dispatcher"], pool=1)
+    try:
+        with statements(database.engine) as sent:
+            async with database.sessions.begin() as session:
+                assert (await driver(session)).is_in_transaction()
+                assert await driver(session) is await driver(session)
+                await (await driver(session)).fetchval("select 1")
+    finally:
+        await database.close()
+
+    assert sent == ["select 1"]
