@@ -1,5 +1,6 @@
 """Sessions, column types, and the transaction around every request."""
 
+import asyncio
 import contextlib
 import re
 from collections import namedtuple
@@ -105,8 +106,13 @@ def utc_now() -> datetime:
 async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
     """One transaction for this request, committed before the answer leaves."""
     database: Database = request.app.state.database
-    async with database.sessions.begin() as session:
+    session = database.sessions()
+    try:
         yield session
+        await session.commit()
+    finally:
+        # What is not committed is rolled back, whoever gave up.
+        await asyncio.shield(session.close())
 
 
 # scope="function": otherwise the commit would come after the answer was sent.

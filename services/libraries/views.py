@@ -18,7 +18,7 @@ from services.libraries.states import Kind
 
 def moment(value: datetime | None) -> str | None:
     """Whole seconds, as everywhere but in collections."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if value else None
+    return value.astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z" if value else None
 
 
 def library_json(
