@@ -195,10 +195,9 @@ def install(
         return answer(request, invalid_request(error))
 
     async def on_database(request: Request, error: Exception) -> Response:
-        code = getattr(getattr(error, "orig", error), "sqlstate", None)
-        if code in GIVEN_UP:
+        if was_given_up(error):
             return answer(request, GivenUp())
-        if code == LOCKED:
+        if _code(error) == LOCKED:
             return answer(request, Unavailable(BUSY, headers={"Retry-After": "5"}))
         raise error
 
@@ -221,6 +220,16 @@ def install(
     app.add_exception_handler(PostgresError, on_database)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
+
+
+def was_given_up(error: Exception) -> bool:
+    """Whether PostgreSQL ended a transaction so that another could go on: to be done again."""
+    return _code(error) in GIVEN_UP
+
+
+def _code(error: Exception) -> str | None:
+    code: str | None = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return code
 
 
 def invalid_request(error: RequestValidationError) -> Problem:

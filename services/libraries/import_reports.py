@@ -24,10 +24,13 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    done: int = 0
 
-    def found(self, tree: OlxTree) -> None:
+    def begin(self, tree: OlxTree) -> None:
+        """What was read; of what becomes of it nothing is known yet, or any more."""
         self.title, self.total = tree.title, len(tree.components)
-        self.skipped |= tree.skipped
+        self.outcomes, self.by_type = Counter(), Counter()
+        self.skipped, self.missing, self.done = dict(tree.skipped), {}, 0
 
     def added(self, block_type: str, outcome: str) -> None:
         self.by_type[block_type] += 1

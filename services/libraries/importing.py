@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from asyncpg import PostgresError
+from sqlalchemy.exc import DBAPIError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher.runner import TaskContext
@@ -28,7 +30,7 @@ from services.libraries.unpacking import LONGEST_MARK, NO_ARCHIVE, kind_of, unpa
 from shared.callers import Caller
 from shared.database import utc_now
 from shared.files import Files, spool
-from shared.problems import BadInput, Problem
+from shared.problems import BadInput, Problem, was_given_up
 
 FUNCTION = "import_library"
 UPLOADS = "library_import"
@@ -36,6 +38,7 @@ REPORT = "Import report"
 BATCH = 100
 BATCH_BYTES = 4 * 1024 * 1024
 READ_AT_ONCE = 20
+ATTEMPTS = 3
 SMALL_FILE = 1024 * 1024
 
 
@@ -122,10 +125,18 @@ async def import_library(task: TaskContext, *, library_key: str, upload: str) ->
 async def _import_upload(task: TaskContext, library_key: str, upload: str, report: Report) -> None:
     try:
         async with _opened(task, upload) as tree:
-            report.found(tree)
             await task.progress.stage("Importing")
-            async with task.sessions.begin() as session:
-                await _import_all(task, session, library_key, tree, report)
+            for left in reversed(range(ATTEMPTS)):
+                report.begin(tree)
+                try:
+                    async with task.sessions.begin() as session:
+                        await _import_all(task, session, library_key, tree, report)
+                    return
+                except (DBAPIError, PostgresError) as error:
+                    # Somebody has made one of these components, and of its content, meanwhile.
+                    if not (left and was_given_up(error)):
+                        raise
+                    await task.progress.advance(-report.done)
     except Problem as problem:
         report.failed(problem)
         await task.progress.artifact(REPORT, text=report.text())
@@ -173,13 +184,18 @@ async def _import_all(
             batch.append(item)
         if len(batch) >= BATCH or sum(len(one.olx) for one in batch) > BATCH_BYTES:
             await _add(session, library, batch, report, user=task.user)
-            await task.progress.advance(done)
+            await _advance(task, report, done)
             batch, done = [], 0
     await _add(session, library, batch, report, user=task.user)
     # Of what is all new only now, so that other people need not wait for the whole import.
     await publishing.hold(session, library, task.fence)
     await components.require_room(session, library, 0, most=most)
-    await task.progress.advance(done)
+    await _advance(task, report, done)
+
+
+async def _advance(task: TaskContext, report: Report, steps: int) -> None:
+    report.done += steps
+    await task.progress.advance(steps)
 
 
 async def _add(

@@ -11,12 +11,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.libraries import components, entities, importing, olx_trees
+from services.libraries import components, entities, importing, media, olx_trees, versions
+from services.libraries.entities import NewEntity
 from services.libraries.entries import ArchiveRefused, Folder, read
 from services.libraries.errors import LimitReached
 from services.libraries.import_reports import Report
 from services.libraries.importing import UploadRefused, import_library
 from services.libraries.models import Library
+from services.libraries.states import Kind
+from services.libraries.versions import NewVersion
 from shared import outbox
 from shared.database import Database
 from shared.files import Files, TooBig, digest
@@ -125,7 +128,7 @@ async def test_repeating_changes_nothing_and_new_content_makes_a_version(
 
     assert versions == 2
     assert "0 added, 0 changed, 2 unchanged" in again.artifacts[0]["text"]
-    assert "1 added, 1 changed, 0 unchanged" in changed.artifacts[0]["text"]
+    assert "1 added, 0 changed, 1 unchanged" in changed.artifacts[0]["text"]
     assert await count(database, "version") == 4
     assert await count(database, "entity") == 3
     async with database.sessions() as session:
@@ -195,6 +198,42 @@ async def test_canceling_in_the_middle_leaves_nothing_behind(
 
     assert await count(database, "entity") == 0
     assert await files_in(files, "library_import") == []
+
+
+async def test_an_import_that_the_database_gives_up_for_somebody_else_is_done_again(
+    database: Database, files: Files, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for what the other has just made, until PostgreSQL ends one of them."""
+    monkeypatch.setattr(importing, "BATCH", 1)
+    same = "<problem>the same</problem>"
+    data = make_tar(*((f"problem/{code}.xml", same.encode()) for code in "ab"))
+    async with database.sessions.begin() as session:
+        news = [NewEntity("xblock.v1:problem:b", Kind.COMPONENT, "problem", "b")]
+        made = await entities.create_many(session, library, news, user="ines", now=NOON)
+        importer = asyncio.create_task(run(database, files, data))
+        await wait_for_lock(database)
+        kept = media.text_media(same, media.olx_type("problem"))
+        ids = await media.store_many(session, library, [kept], now=NOON)
+        content = {"block.xml": ids[kept.media_type, kept.hash]}
+        first = NewVersion(made["xblock.v1:problem:b"], title="Mine", media=content)
+        await versions.make(session, library, [first], user="ines", now=NOON)
+
+    async with asyncio.timeout(20):
+        progress = await importer
+
+    assert progress.completed == 2
+    assert "1 added, 0 changed, 1 unchanged" in progress.artifacts[0]["text"]
+    assert {ref: parts["title"] for ref, parts in (await stored(database)).items()} == {
+        "xblock.v1:problem:a": "Blank Problem", "xblock.v1:problem:b": "Mine",
+    }  # fmt: skip
+
+
+async def wait_for_lock(database: Database) -> None:
+    """Until somebody waits for somebody else's row."""
+    asked = text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+    async with asyncio.timeout(10), database.reading() as session:
+        while not (await (await session.connection()).execute(asked)).scalar_one():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_library_takes_no_more_than_its_limit(
