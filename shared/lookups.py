@@ -54,7 +54,7 @@ class LookupConnections:
             found: list[Any] = await connection.fetch(statement, *arguments)
             return found
         except asyncpg.PostgresError:
-            raise
+            raise  # a value or the statement did not fit; the connection is as good as before
         except BaseException:
             connection.terminate()  # who was canceled does not know what is still on its way
             raise
@@ -71,7 +71,11 @@ class LookupConnections:
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(self._url, server_settings=SETTINGS)
-        await read_json(connection)
+        try:
+            await read_json(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     def _drop(self) -> None:

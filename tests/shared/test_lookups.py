@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -117,9 +118,12 @@ async def test_who_gives_up_leaves_a_connection_that_works(lookups: LookupConnec
         assert await SLOW.rows(lookups, seconds=0)
 
 
-async def test_a_statement_that_fails_costs_no_connection(lookups: LookupConnections) -> None:
+@pytest.mark.parametrize("number", [0, 10**30, "one"])
+async def test_a_statement_that_fails_costs_no_connection(
+    lookups: LookupConnections, number: Any
+) -> None:
     [before] = await PID.rows(lookups)
     with pytest.raises(asyncpg.DataError):
-        await Lookup("select 1 / cast(:number as int) as one").rows(lookups, number=0)
+        await Lookup("select 1 / cast(:number as int) as one").rows(lookups, number=number)
 
     assert await PID.rows(lookups) == [before]
