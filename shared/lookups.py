@@ -19,8 +19,12 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan", "jit": "off", "enable_seqscan": "off",
     "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_material": "off",
 }  # fmt: skip
-# A connection that the server closed, maybe long before it was asked again.
-LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError)
+# A connection that the server closed, maybe long before it was asked again, or while it was: then
+# the driver may not know what to make of what it reads.
+LOST = (
+    asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError,
+    asyncpg.InterfaceError, asyncpg.InternalClientError,
+)  # fmt: skip
 
 
 class LookupConnections:
