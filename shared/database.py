@@ -42,7 +42,7 @@ class Database:
             json_deserializer=orjson.loads,
             **engine_options,
         )
-        event.listen(self.engine.sync_engine, "checkout", _require_open)
+        event.listen(self.engine.sync_engine, "checkout", _require_idle)
         self.sessions: Sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False
         )
@@ -60,9 +60,12 @@ class Database:
         await self.engine.dispose()
 
 
-def _require_open(connection: Any, *_: Any) -> None:
-    """One that was lost while it lay in the pool is replaced before anybody gets it."""
-    if connection.driver_connection.is_closed():
+def _require_idle(connection: Any, *_: Any) -> None:
+    """One that was lost while it lay in the pool, or that somebody left in the middle of something,
+    is replaced before anybody gets it.
+    """
+    driver = connection.driver_connection
+    if driver.is_closed() or driver.is_in_transaction():
         raise DisconnectionError
 
 
@@ -136,7 +139,11 @@ async def driver(session: AsyncSession) -> Any:
     assert driver is not None
     if not driver.is_in_transaction():
         # SQLAlchemy begins with its own first statement; one for nothing but that is a round trip.
-        await pooled.dbapi_connection._start_transaction()  # type: ignore[union-attr]
+        try:
+            await pooled.dbapi_connection._start_transaction()  # type: ignore[union-attr]
+        except BaseException:
+            driver.terminate()  # it may have begun, and nobody would end it
+            raise
     return driver
 
 

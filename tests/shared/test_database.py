@@ -1,9 +1,12 @@
 """The driver's own connection belongs to the session, and to its transaction."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
+from asyncpg.transaction import Transaction
+from sqlalchemy import text
 
 from shared.database import Database, driver, plain_url, positional
 from tests.conftest import Servers
@@ -69,3 +72,42 @@ async def test_the_driver_begins_without_a_statement_of_its_own(clean: Servers) 
         await database.close()
 
     assert sent == ["select 1"]
+
+
+async def test_who_gives_up_while_a_transaction_begins_leaves_none_behind(
+    clean: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what the next one writes would be part of it, and never be committed."""
+    database = Database(clean.urls["dispatcher"], pool=1)
+    begin = Transaction.start
+
+    async def canceled(self: Transaction) -> None:
+        await begin(self)
+        raise asyncio.CancelledError
+
+    write = "insert into sweep (id, swept_at) values (1, now())"
+    try:
+        with monkeypatch.context() as patched, pytest.raises(asyncio.CancelledError):
+            patched.setattr(Transaction, "start", canceled)
+            async with database.sessions.begin() as session:
+                await driver(session)
+        async with database.sessions.begin() as session:
+            await (await driver(session)).execute(write)
+        async with database.reading() as session:
+            found = await (await session.connection()).execute(text("select id from sweep"))
+            assert found.scalars().all() == [1]
+    finally:
+        await database.close()
+
+
+async def test_a_connection_left_in_a_transaction_is_given_to_nobody(clean: Servers) -> None:
+    database = Database(clean.urls["dispatcher"], pool=1)
+    try:
+        async with database.reading() as session:
+            pooled = await (await session.connection()).get_raw_connection()
+            left: Any = pooled.driver_connection
+            await left.execute("begin")
+        async with database.sessions.begin() as session:
+            assert await driver(session) is not left
+    finally:
+        await database.close()

@@ -368,7 +368,8 @@ async def test_whose_last_event_is_forgotten_gets_how_things_stand(
     task = uuid4()
     await web.tell("Pending", "In Progress", task_id=task, user="rita")
     async with database.sessions.begin() as session:
-        first = (await session.exec(select(Event.id).where(Event.status_id == task))).first()
+        ids = select(Event.id).where(Event.status_id == task).order_by(col(Event.id))
+        first = (await session.exec(ids)).first()
         later_than_all = utc_now() + timedelta(days=2)
         assert await events.prune(session, now=later_than_all, keep=timedelta(hours=1)) > 0
 
