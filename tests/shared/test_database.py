@@ -6,7 +6,6 @@ from typing import Any
 import asyncpg
 import pytest
 from asyncpg.transaction import Transaction
-from sqlalchemy import text
 
 from shared.database import Database, driver, plain_url, positional
 from tests.conftest import Servers
@@ -79,6 +78,7 @@ async def test_who_gives_up_while_a_transaction_begins_leaves_none_behind(
 ) -> None:
     """Or what the next one writes would be part of it, and never be committed."""
     database = Database(clean.urls["dispatcher"], pool=1)
+    other = await asyncpg.connect(plain_url(clean.urls["dispatcher"]))
     begin = Transaction.start
 
     async def canceled(self: Transaction) -> None:
@@ -87,16 +87,17 @@ async def test_who_gives_up_while_a_transaction_begins_leaves_none_behind(
 
     write = "insert into sweep (id, swept_at) values (1, now())"
     try:
+        async with database.sessions.begin() as session:
+            await driver(session)
         with monkeypatch.context() as patched, pytest.raises(asyncio.CancelledError):
             patched.setattr(Transaction, "start", canceled)
             async with database.sessions.begin() as session:
                 await driver(session)
         async with database.sessions.begin() as session:
             await (await driver(session)).execute(write)
-        async with database.reading() as session:
-            found = await (await session.connection()).execute(text("select id from sweep"))
-            assert found.scalars().all() == [1]
+        assert await other.fetchval("select id from sweep") == 1
     finally:
+        await other.close()
         await database.close()
 
 
