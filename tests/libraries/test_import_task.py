@@ -128,7 +128,7 @@ async def test_repeating_changes_nothing_and_new_content_makes_a_version(
 
     assert versions == 2
     assert "0 added, 0 changed, 2 unchanged" in again.artifacts[0]["text"]
-    assert "1 added, 0 changed, 1 unchanged" in changed.artifacts[0]["text"]
+    assert "1 added, 1 changed, 0 unchanged" in changed.artifacts[0]["text"]
     assert await count(database, "version") == 4
     assert await count(database, "entity") == 3
     async with database.sessions() as session:
