@@ -74,6 +74,7 @@ def test_a_taken_port_is_one_clear_line_and_leaves_nothing_running(launcher: Lau
     assert launcher.pids() == {}
 
 
+@pytest.mark.timeout(300)  # three starts of everything take a minute where nothing else runs
 def test_start_again_repair_and_stop(launcher: Launcher) -> None:
     started = launcher.run("up")
     assert started.returncode == 0, started.stderr
