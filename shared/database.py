@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -96,9 +95,6 @@ def text_enum(states: type[StrEnum], *, name: str) -> Enum:
     )
 
 
-# Not the second half of `::type`, nor of a time between quotes.
-_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)\b")
-
 UTCDateTime = DateTime(timezone=True)
 
 
@@ -135,22 +131,22 @@ ReadDep = Annotated[AsyncSession, Depends(reading, scope="function")]
 async def driver(session: AsyncSession) -> Any:
     """The asyncpg connection inside the same transaction, for statements that run often."""
     pooled = await (await session.connection()).get_raw_connection()
-    driver = pooled.driver_connection
-    assert driver is not None
+    return await begun(pooled.dbapi_connection)
+
+
+async def begun(adapted: Any) -> Any:
+    """The asyncpg connection below SQLAlchemy's own, in the transaction of that one.
+
+    SQLAlchemy begins with its own first statement; one for nothing but that is a round trip.
+    """
+    driver = adapted.driver_connection
     if not driver.is_in_transaction():
-        # SQLAlchemy begins with its own first statement; one for nothing but that is a round trip.
         try:
-            await pooled.dbapi_connection._start_transaction()  # type: ignore[union-attr]
+            await adapted._start_transaction()
         except BaseException:
             driver.terminate()  # it may have begun, and nobody would end it
             raise
     return driver
-
-
-def positional(statement: str) -> tuple[str, list[str]]:
-    """A statement with `:names` as asyncpg takes it, and the names in the order of its values."""
-    names = list(dict.fromkeys(_NAMED.findall(statement)))
-    return _NAMED.sub(lambda name: f"${names.index(name[1]) + 1}", statement), names
 
 
 def row_type(name: str, names: list[str]) -> Any:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from shared.database import Json, Sessions, UTCDateTime, driver, remember
+from shared.database import Json, Sessions, UTCDateTime, begun, driver, remember
 from shared.loops import end, wait_for_news
 from shared.metrics import EVENTS_PUBLISHED
 from shared.problems import Unavailable
@@ -99,7 +99,11 @@ def _store(session: Session) -> None:
     placed = [row | {"place": place} for place, row in enumerate(rows.values())]
     values = (_LOCK, topics, orjson.dumps(placed).decode())
     connection: Any = session.connection().connection.dbapi_connection
-    connection.run_async(lambda driver: driver.execute(_STORE, *values))
+
+    async def append(_: Any) -> None:
+        await (await begun(connection)).execute(_STORE, *values)
+
+    connection.run_async(append)
     session.info["events_told"] = True
 
 

@@ -5,6 +5,7 @@ more than running them, so their plans are made once for each connection.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import asyncpg
 from fastapi import Depends, Request
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from shared.database import Sessions, driver, plain_url, positional, read_json, row_type
+from shared.database import Sessions, driver, plain_url, read_json, row_type
 
 # A plan that is kept is never one that walks through tables, however small they were then.
 SETTINGS = {
@@ -93,6 +94,15 @@ class LookupConnections:
 
 Source = AsyncSession | LookupConnections
 
+# Not the second half of `::type`, nor of a time between quotes.
+_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+
+
+def positional(statement: str) -> tuple[str, list[str]]:
+    """A statement with `:names` as asyncpg takes it, and the names in the order of its values."""
+    names = list(dict.fromkeys(_NAMED.findall(statement)))
+    return _NAMED.sub(lambda name: f"${names.index(name[1]) + 1}", statement), names
+
 
 class Lookup:
     """A fixed statement that finds rows by keys; its rows have names.
@@ -117,7 +127,7 @@ class Lookup:
 
     async def rows(self, source: Source, **values: Any) -> list[Any]:
         found = await self.records(source, **values)
-        if found and (self._row is None or self._row._fields != tuple(found[0].keys())):
+        if found and self._row is None:
             self._row = row_type("Row", list(found[0].keys()))
         return [self._row._make(row) for row in found]
 

@@ -126,21 +126,27 @@ async def _import_upload(task: TaskContext, library_key: str, upload: str, repor
     try:
         async with _opened(task, upload) as tree:
             await task.progress.stage("Importing")
-            for left in reversed(range(ATTEMPTS)):
-                report.begin(tree)
-                try:
-                    async with task.sessions.begin() as session:
-                        await _import_all(task, session, library_key, tree, report)
-                    return
-                except (DBAPIError, PostgresError) as error:
-                    # Somebody has made one of these components, and of its content, meanwhile.
-                    if not (left and was_given_up(error)):
-                        raise
-                    await task.progress.advance(-report.done)
+            await _import_until_done(task, library_key, tree, report)
     except Problem as problem:
         report.failed(problem)
         await task.progress.artifact(REPORT, text=report.text())
         raise
+
+
+async def _import_until_done(
+    task: TaskContext, library_key: str, tree: OlxTree, report: Report
+) -> None:
+    """Again when PostgreSQL gave it up: for somebody who made one of these at the same time."""
+    for left in reversed(range(ATTEMPTS)):
+        report.begin(tree)
+        try:
+            async with task.sessions.begin() as session:
+                await _import_all(task, session, library_key, tree, report)
+            return
+        except (DBAPIError, PostgresError) as error:
+            if not (left and was_given_up(error)):
+                raise
+            await task.progress.advance(-report.done)
 
 
 @asynccontextmanager

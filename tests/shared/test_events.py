@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from deploy.stores import free_port
@@ -100,6 +100,23 @@ async def test_nothing_is_told_of_what_was_rolled_back(database: Database, queue
     await make_relay(database, queue).deliver()
 
     assert await numbers(queue) == [2, 3]
+
+
+async def test_a_commit_that_fails_at_the_very_end_has_told_nothing(
+    database: Database, queue: Queue
+) -> None:
+    """Also where telling is all that the transaction does."""
+
+    def fail(_: Any) -> None:
+        raise ValueError("no")
+
+    async with database.sessions() as session:
+        event.listen(session.sync_session, "before_commit", fail)
+        say(session, 1)
+        with pytest.raises(ValueError, match="no"):
+            await session.commit()
+
+    assert await waiting(database) == 0
 
 
 async def test_a_savepoint_takes_its_events_along(database: Database, queue: Queue) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from shared.database import Database, driver, plain_url
-from shared.lookups import SETTINGS, Lookup, LookupConnections
+from shared.lookups import SETTINGS, Lookup, LookupConnections, positional
 from tests.conftest import Servers
 
 MOST = 2
@@ -127,3 +127,12 @@ async def test_a_statement_that_fails_costs_no_connection(
         await Lookup("select 1 / cast(:number as int) as one").rows(lookups, number=number)
 
     assert await PID.rows(lookups) == [before]
+
+
+def test_names_of_values_become_places_and_types_stay_types() -> None:
+    statement = "select :b::text, cast(:a as int), $$x$$, t.c::date where :a = :b_c"
+
+    assert positional(statement) == (
+        "select $1::text, cast($2 as int), $$x$$, t.c::date where $2 = $3",
+        ["b", "a", "b_c"],
+    )
