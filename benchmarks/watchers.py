@@ -44,6 +44,11 @@ class Watcher(asyncio.Protocol):
         if self._seen >= self._expected and not self.done.done():
             self.done.set_result(time.time())
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        for awaited in (self.open, self.done):
+            if not awaited.done():
+                awaited.set_exception(RuntimeError("the stream ended before the tasks did"))
+
 
 async def watch(port: int, token: str, watchers: int, expected: int) -> None:
     loop = asyncio.get_running_loop()
