@@ -76,7 +76,9 @@ async def forgive_own_absence(session: AsyncSession, *, now: datetime, ttl: time
     """After a pause of the dispatcher itself, give every worker a whole time limit again.
 
     Workers could not report while nobody listened. Call before each check for lost workers.
+    Takes the dispatcher's lock first: who holds it gives runs to workers, and waits for their rows.
     """
+    await claims.serialized(session)
     connection = await session.connection()
     before = (await connection.execute(_SWEPT, {"now": now})).scalar()
     if before is not None and now - before < ttl / 2:

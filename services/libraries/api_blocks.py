@@ -42,6 +42,7 @@ from shared.downloads import download
 from shared.files import CHUNK, TooBig
 from shared.lookups import LookupDep, Source
 from shared.problems import BadInput
+from shared.uploads import chunks
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
 bytes_router = APIRouter(tags=["static files"])
@@ -213,12 +214,7 @@ async def _data(upload: UploadFile) -> Any:
     """All of a small file at once, which is stored in one step, or the parts of a large one."""
     if upload.size is not None and upload.size <= CHUNK:
         return await upload.read()
-    return _chunks(upload)
-
-
-async def _chunks(upload: UploadFile) -> Any:
-    while chunk := await upload.read(CHUNK):
-        yield chunk
+    return chunks(upload)
 
 
 @router.delete("/blocks/{usage_key}/assets/{path:path}", status_code=204)

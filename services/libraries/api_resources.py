@@ -24,8 +24,8 @@ from services.libraries.schemas import Plain
 from shared import outbox
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
-from shared.files import CHUNK
 from shared.problems import BadInput
+from shared.uploads import chunks
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["general tasks"])
 MOST_AT_ONCE = 100
@@ -261,7 +261,7 @@ async def upload_temp_file(
         if sha256 is not None and not isinstance(sha256, str):
             raise BadInput("sha256: Not text.", fields={"sha256": ["Not text."]})
         kept = await temp_files.store(
-            session, request.app.state.files, _chunks(upload), user=caller.username,
+            session, request.app.state.files, chunks(upload), user=caller.username,
             now=utc_now(), limit=settings_of(request).max_upload_bytes, sha256=sha256 or None,
         )  # fmt: skip
     return {
@@ -270,8 +270,3 @@ async def upload_temp_file(
         "sha256": kept.sha256,
         "created_at": moment(kept.created_at),
     }
-
-
-async def _chunks(upload: UploadFile) -> Any:
-    while chunk := await upload.read(CHUNK):
-        yield chunk

@@ -1,6 +1,5 @@
 """Routes of restoring an archive. contract: libraries §3.5 #3, #4"""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,8 +14,8 @@ from services.libraries.schemas import TaskStarted
 from services.libraries.task_lists import Listed
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
-from shared.files import CHUNK
 from shared.problems import BadInput
+from shared.uploads import chunks
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["import and backup"])
 
@@ -34,15 +33,10 @@ async def start_restore(
         if not isinstance(upload, UploadFile):
             raise UploadRefused("No file was submitted.")
         task_id = await restoring.start(
-            session, request.app.state.files, _chunks(upload), content_type=upload.content_type,
+            session, request.app.state.files, chunks(upload), content_type=upload.content_type,
             caller=caller, now=utc_now(), limit=settings_of(request).max_upload_bytes,
         )  # fmt: skip
     return TaskStarted(task_id=str(task_id))
-
-
-async def _chunks(upload: UploadFile) -> AsyncIterator[bytes]:
-    while chunk := await upload.read(CHUNK):
-        yield chunk
 
 
 def restore_task(request: Request) -> UUID:

@@ -15,8 +15,8 @@ from services.user_tasks import client as user_tasks
 from services.user_tasks.errors import StatusUnknown
 from shared.callers import CallerDep
 from shared.database import SessionDep, utc_now
-from shared.files import CHUNK
 from shared.problems import BadInput
+from shared.uploads import chunks
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["import and backup"])
 REQUIRED = "This field is required."
@@ -65,15 +65,10 @@ async def start_import(
             message = "No file was submitted."
             raise BadInput(f"file: {message}", fields={"file": [message]})
         task_id = await importing.start(
-            session, request.app.state.files, library, _chunks(upload), caller=caller,
+            session, request.app.state.files, library, chunks(upload), caller=caller,
             now=utc_now(), limit=settings_of(request).max_upload_bytes,
         )  # fmt: skip
     return TaskStarted(task_id=str(task_id))
-
-
-async def _chunks(upload: UploadFile) -> Any:
-    while chunk := await upload.read(CHUNK):
-        yield chunk
 
 
 @router.get("/{lib_key}/import/")

@@ -1,5 +1,6 @@
 """The dispatcher's database, its app, and small makers of tasks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.dispatcher import assigning, claims, runs, workers
@@ -98,3 +100,15 @@ async def get(session: AsyncSession, task_id: UUID) -> Task:
 async def ready(session: AsyncSession, task_id: UUID) -> bool:
     task = await get(session, task_id)
     return task.state is State.WAITING and task.blocked_by == 0
+
+
+async def until_blocked(database: Database) -> None:
+    """Until some transaction of this database waits for a lock."""
+    query = text(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        " and datname = current_database()"
+    )
+    async with asyncio.timeout(10), database.engine.connect() as connection:
+        while not (await connection.execute(query)).scalar_one():
+            await connection.rollback()
+            await asyncio.sleep(0.01)

@@ -28,7 +28,7 @@ from shared.callers import service_token
 from shared.database import Database, driver
 from shared.testing import as_user
 from tests.conftest import Servers
-from tests.dispatcher.conftest import NOON, accept, finish, register, start
+from tests.dispatcher.conftest import NOON, accept, finish, register, start, until_blocked
 from tests.dispatcher.in_process import Worker
 from tests.statements import statements
 
@@ -241,18 +241,6 @@ async def test_an_end_waits_for_an_update_that_is_being_stored(
         found = await report_of(session)
     assert found is not None
     assert found.state is State.COMPLETED
-
-
-async def until_blocked(database: Database) -> None:
-    """Until some transaction of this database waits for a lock."""
-    query = text(
-        "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-        " and datname = current_database()"
-    )
-    async with asyncio.timeout(10), database.engine.connect() as connection:
-        while not (await connection.execute(query)).scalar_one():
-            await connection.rollback()
-            await asyncio.sleep(0.01)
 
 
 async def test_updates_of_several_tasks_and_their_ends_never_wait_for_each_other(

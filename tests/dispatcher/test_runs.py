@@ -1,16 +1,20 @@
 """The life of a task. contract: dispatcher §1.2, §4"""
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.dispatcher import runs, workers
+from services.dispatcher import claims, runs, workers
 from services.dispatcher.errors import TaskUnknown
 from services.dispatcher.schemas import Heartbeat
 from services.dispatcher.states import State
 from shared import outbox
+from shared.database import Database
+from tests.conftest import Servers
 from tests.dispatcher.conftest import (
     NOON,
     WORKER,
@@ -20,6 +24,7 @@ from tests.dispatcher.conftest import (
     ready,
     register,
     start,
+    until_blocked,
 )
 
 TTL = timedelta(seconds=20)
@@ -221,6 +226,28 @@ async def test_after_a_pause_of_the_dispatcher_workers_get_their_time_limit_agai
 
     assert await workers.forgive_own_absence(session, now=LATER, ttl=TTL)
     assert await give_up(session) == []
+
+
+async def test_workers_are_forgiven_and_given_tasks_at_one_time_without_a_deadlock(
+    clean: Servers, database: Database
+) -> None:
+    async with database.sessions.begin() as session:
+        await register(session)
+        await workers.forgive_own_absence(session, now=NOON, ttl=TTL)
+
+    async def sweeps() -> list[UUID]:
+        async with database.sessions.begin() as session:
+            assert await workers.forgive_own_absence(session, now=LATER, ttl=TTL)
+            return await give_up(session)
+
+    async with database.sessions.begin() as session:
+        await claims.serialized(session)
+        sweeping = asyncio.create_task(sweeps())
+        await until_blocked(database)
+        # As whoever gives a worker its next task does.
+        await (await session.connection()).execute(text("update worker set turn = turn + 1"))
+
+    assert await sweeping == []
 
 
 async def test_without_a_pause_silent_workers_are_not_forgiven(session: AsyncSession) -> None:
