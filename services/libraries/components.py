@@ -140,14 +140,7 @@ async def _same_content(
         return set()
     connection = await session.connection()
     found = await connection.execute(
-        text("""
-            select entity.entity_ref, version_media.path, media.hash from entity
-            join draft on draft.entity_id = entity.id
-            join version_media on version_media.version_id = draft.version_id
-            join media on media.id = version_media.media_id
-            where entity.library_id = :library_id
-              and entity.entity_ref = any(cast(:refs as text[]))
-        """),
+        text("select * from files_of_drafts(:library_id, cast(:refs as text[]))"),
         {"library_id": library.id, "refs": [item.ref for item in items]},
     )
     stored: dict[str, dict[str, str]] = {}

@@ -22,82 +22,16 @@ PREFIX = "org.openedx.content_authoring"
 # In this order in `changes`.
 BELONGINGS = ("collections", "tags", "units", "subsections", "sections")
 
-# Three kinds of rows, in the order in which they are told:
+# Rows of three kinds, in the order in which they are told:
 # 1 what happened to an entity, 2 what it belongs to is different, 3 a collection is to be read.
-_OF_DRAFTS = Lookup("""
-    with record as materialized (
-      select draft_record.id, entity_id, old_version_id as old, new_version_id as new,
-             kind, type, code,
-             old_version_id is null and exists (
-               select from draft_record earlier
-               where earlier.entity_id = draft_record.entity_id and earlier.log_id < :log
-             ) as restored
-      from draft_record join entity on entity.id = entity_id
-      where log_id = :log
-    ), arranged as (
-      select record.kind || 's' as belonging, old, new, was.title <> is_now.title as renamed
-      from record
-      join version is_now on is_now.id = new
-      left join version was on was.id = old
-      where kind <> 'component' and old is distinct from new and not restored
-    ), concerned as (
-      select child.entity_id, belonging
-      from arranged join child on child.version_id = any(array[old, new])
-      group by child.entity_id, belonging, new, renamed
-      having renamed or count(distinct child.version_id) = 1
-      union
-      select entity_id, belonging from record, unnest(array['collections', 'tags']) as belonging
-      where restored and kind = 'component' and exists (
-        select from collection_member
-        join collection on collection.id = collection_id and enabled
-        where collection_member.entity_id = record.entity_id)
-    )
-    select 1 as what, id, kind, type, code,
-           case when old is null and new is not null then 'created'
-                when new is null and old is not null then 'deleted'
-                else 'updated' end as verb, cast(null as text[]) as changes
-    from record
-    union all
-    select 2, concerned.entity_id, kind, type, code, '', array_agg(belonging)
-    from concerned join entity on entity.id = concerned.entity_id
-    left join draft on draft.entity_id = concerned.entity_id
-    left join published on published.entity_id = concerned.entity_id
-    where draft.version_id is not null or published.version_id is not null
-    group by concerned.entity_id, kind, type, code
-    union all
-    select 3, collection.id, '', '', collection.code, 'updated', null
-    from collection
-    where enabled and library_id = :library_id and id = any(array(
-      select distinct collection_id from collection_member
-      join record on record.entity_id = collection_member.entity_id
-      where (old is null) <> (new is null)))
-    order by what, id
-""")
-
-_OF_PUBLISH = Lookup("""
-    with record as materialized (
-      select publish_record.id, entity_id, kind, type, code
-      from publish_record join entity on entity.id = entity_id
-      where log_id = :log
-    )
-    select 1 as what, id, kind, type, code, 'published' as verb, cast(null as text[]) as changes
-    from record
-    union all
-    select 3, collection.id, '', '', collection.code, 'updated', null
-    from collection
-    where enabled and library_id = :library_id and id = any(array(
-      select distinct collection_id from collection_member
-      join record on record.entity_id = collection_member.entity_id))
-    order by what, id
-""")
-
+_OF_DRAFTS = Lookup("select * from news_of_drafts(:library_id, :log)")
+_OF_PUBLISH = Lookup("select * from news_of_publish(:library_id, :log)")
 _OF_MEMBERS = Lookup("""
     select 2 as what, entity.id, kind, type, code, '' as verb, array['collections'] as changes
     from entity
-    left join draft on draft.entity_id = entity.id
-    left join published on published.entity_id = entity.id
-    where entity.id = any(cast(:ids as bigint[]))
-      and (draft.version_id is not null or published.version_id is not null)
+    where entity.id = any(cast(:ids as bigint[])) and (
+      (select version_id from draft where entity_id = entity.id) is not null
+      or (select version_id from published where entity_id = entity.id) is not null)
     order by entity.id
 """)
 

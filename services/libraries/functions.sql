@@ -2,8 +2,9 @@
 -- follow drafts, so that no way of changing a draft can forget them. Migrations install this file;
 -- a change of it needs a migration that installs it again.
 --
--- Every plan is made once, maybe while all tables are empty, so none may be one that walks through a
--- table: no hashing, no merging, and `any(array(...))` where rows are looked up for others.
+-- Every plan is made once, maybe while all tables are empty or what is known of them is old, so none
+-- may be one that walks through a table: no hashing, no merging, and no joins. Rows are looked up for
+-- others by `any(array(...))`, by a subquery for each, or behind `offset 0`, which no plan turns round.
 
 
 -- The words of an OLX text, without its tags.
@@ -23,22 +24,22 @@ language plpgsql
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
-  delete from findable using draft
-  where findable.entity_id = any(entities) and draft.entity_id = findable.entity_id
-    and draft.version_id is null;
+  delete from findable where entity_id = any(array(
+    select draft.entity_id from draft
+    where draft.entity_id = any(entities) and draft.version_id is null));
   insert into findable (entity_id, library_id, title, tags, body)
-  select entity.id, entity.library_id, version.title,
+  select draft.entity_id,
+         (select entity.library_id from entity where entity.id = draft.entity_id),
+         (select version.title from version where version.id = draft.version_id),
          coalesce((select string_agg(tag.name, ' ' order by tag.name) from tag
-                   where tag.entity_id = entity.id), ''),
-         coalesce(words_of(media.text), '')
+                   where tag.entity_id = draft.entity_id), ''),
+         coalesce((select words_of(media.text) from media where media.id = (
+                     select version_media.media_id from version_media
+                     where version_media.version_id = draft.version_id
+                       and version_media.path = 'block.xml')), '')
   from draft
-  join entity on entity.id = draft.entity_id
-  join version on version.id = draft.version_id
-  left join version_media
-    on version_media.version_id = draft.version_id and version_media.path = 'block.xml'
-  left join media on media.id = version_media.media_id
-  where draft.entity_id = any(entities)
-  order by entity.id
+  where draft.entity_id = any(entities) and draft.version_id is not null
+  order by draft.entity_id
   on conflict (entity_id) do update set
     title = excluded.title, tags = excluded.tags, body = excluded.body;
 end $$;
@@ -50,17 +51,18 @@ language plpgsql
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
-  delete from unpublished using draft
-  left join published on published.entity_id = draft.entity_id
-  where unpublished.entity_id = any(entities) and draft.entity_id = unpublished.entity_id
-    and draft.version_id is not distinct from published.version_id;
+  delete from unpublished where entity_id = any(array(
+    select draft.entity_id from draft
+    where draft.entity_id = any(entities) and draft.version_id is not distinct from (
+      select published.version_id from published where published.entity_id = draft.entity_id)));
   insert into unpublished (entity_id, library_id, version_id)
-  select entity.id, entity.library_id, draft.version_id from draft
-  join entity on entity.id = draft.entity_id
-  left join published on published.entity_id = draft.entity_id
-  where draft.entity_id = any(entities)
-    and draft.version_id is distinct from published.version_id
-  order by entity.id
+  select draft.entity_id,
+         (select entity.library_id from entity where entity.id = draft.entity_id),
+         draft.version_id
+  from draft
+  where draft.entity_id = any(entities) and draft.version_id is distinct from (
+    select published.version_id from published where published.entity_id = draft.entity_id)
+  order by draft.entity_id
   on conflict (entity_id) do update set version_id = excluded.version_id;
 end $$;
 
@@ -76,9 +78,8 @@ begin
     perform keep_findable(entities);
     perform keep_unpublished(entities);
     insert into live_count (library_id, kind, items)
-    select entity.library_id, entity.kind, count(*) from moved
-    join entity on entity.id = moved.entity_id
-    where moved.version_id is not null
+    select entity.library_id, entity.kind, count(*) from entity
+    where entity.id = any(array(select entity_id from moved where version_id is not null))
     group by entity.library_id, entity.kind;
   end if;
   return null;
@@ -105,7 +106,8 @@ begin
         select entity_id, -1 from before where version_id is not null
       ) as sides group by entity_id having sum(items) <> 0
     ) as different
-    join entity on entity.id = different.entity_id
+    cross join lateral (
+      select library_id, kind from entity where entity.id = different.entity_id offset 0) as entity
     group by entity.library_id, entity.kind;
   end if;
   return null;
@@ -121,9 +123,11 @@ set enable_mergejoin = off set enable_material = off set jit = off as $$
 begin
   delete from unpublished where entity_id = any(array(
     select unpublished.entity_id from unpublished
-    join moved on moved.entity_id = unpublished.entity_id
-    where unpublished.version_id is not distinct from moved.version_id
-    for update of unpublished skip locked));
+    where unpublished.entity_id = any(array(select entity_id from moved))
+      and unpublished.version_id is not distinct from (
+        select published.version_id from published
+        where published.entity_id = unpublished.entity_id)
+    for update skip locked));
   return null;
 end $$;
 
@@ -144,6 +148,46 @@ begin
     select library, kind, sum(items) from gone group by kind;
   end if;
 end $$;
+
+
+-- What authors have and readers do not, and the other way round: deleted drafts have no version.
+create or replace function differences(library bigint)
+returns table (entity_id bigint, published bigint, draft bigint)
+language sql stable as $$
+  select pair.entity_id, pair.published, pair.draft from (
+    select unpublished.entity_id,
+           (select published.version_id from published
+            where published.entity_id = unpublished.entity_id) as published,
+           (select draft.version_id from draft
+            where draft.entity_id = unpublished.entity_id) as draft
+    from unpublished where unpublished.library_id = library offset 0
+  ) as pair where pair.draft is distinct from pair.published
+$$;
+
+
+-- Whose drafts hold an entity without a pin, and at which of their versions.
+create or replace function holders_in_draft(child bigint)
+returns table (parent bigint, version bigint)
+language sql stable as $$
+  select above.parent, above.version from (
+    select dependency.version_id as version, (
+      select draft.entity_id from draft where draft.version_id = dependency.version_id) as parent
+    from dependency where dependency.entity_id = child offset 0
+  ) as above where above.parent is not null
+$$;
+
+
+-- The same of what is published.
+create or replace function holders_in_public(child bigint)
+returns table (parent bigint, version bigint)
+language sql stable as $$
+  select above.parent, above.version from (
+    select dependency.version_id as version, (
+      select published.entity_id from published
+      where published.version_id = dependency.version_id) as parent
+    from dependency where dependency.entity_id = child offset 0
+  ) as above where above.parent is not null
+$$;
 
 
 -- Points drafts at versions, or at nothing, in one change log, and carries the news up to all that
@@ -168,9 +212,7 @@ begin
     with recursive up (entity_id) as (
       select unnest(entities)
       union
-      select draft.entity_id from up
-      join dependency on dependency.entity_id = up.entity_id
-      join draft on draft.version_id = dependency.version_id
+      select above.parent from up cross join lateral holders_in_draft(up.entity_id) as above
     )
     select draft.entity_id from draft where draft.entity_id = any(array(select up.entity_id from up))
     order by draft.entity_id for update
@@ -178,11 +220,13 @@ begin
   insert into draft_log (uuid, library_id, changed_at, changed_by)
   values (gen_random_uuid(), library, at, who) returning id into this;
   insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
-  select this, wanted.entity_id, draft.version_id, wanted.version_id
-  from unnest(entities, versions) as wanted (entity_id, version_id)
-  left join draft on draft.entity_id = wanted.entity_id
-  where draft.version_id is distinct from wanted.version_id
-  order by wanted.entity_id;
+  select this, pointer.entity_id, pointer.was, pointer.is_now from (
+    select wanted.entity_id, wanted.version_id as is_now, (
+      select draft.version_id from draft where draft.entity_id = wanted.entity_id) as was
+    from unnest(entities, versions) as wanted (entity_id, version_id) offset 0
+  ) as pointer
+  where pointer.was is distinct from pointer.is_now
+  order by pointer.entity_id;
   get diagnostics many = row_count;
   if many = 0 then
     delete from draft_log where id = this;
@@ -197,16 +241,12 @@ begin
 
   -- All edges from what moved upwards, each once: `union` ends on what was seen before.
   with recursive edge (child, parent, version) as (
-    select dependency.entity_id, draft.entity_id, draft.version_id
-    from draft_record record
-    join dependency on dependency.entity_id = record.entity_id
-    join draft on draft.version_id = dependency.version_id
+    select record.entity_id, above.parent, above.version
+    from draft_record record cross join lateral holders_in_draft(record.entity_id) as above
     where record.log_id = this
     union
-    select dependency.entity_id, draft.entity_id, draft.version_id
-    from edge
-    join dependency on dependency.entity_id = edge.parent
-    join draft on draft.version_id = dependency.version_id
+    select edge.parent, above.parent, above.version
+    from edge cross join lateral holders_in_draft(edge.parent) as above
   )
   select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
   into children, parents, shown from edge
@@ -214,16 +254,15 @@ begin
   where (edge.parent in (select unnest(held) union all select unnest(entities))) is true
     and (edge.child in (select unnest(held) union all select unnest(entities))) is true;
   if children is not null then
-    with touched as (
-      insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
-      select distinct this, up.entity_id, up.version_id, up.version_id
-      from unnest(parents, shown) as up (entity_id, version_id)
-      order by up.entity_id
-      on conflict (log_id, entity_id) do nothing
-      returning id, entity_id
-    )
-    update draft set record_id = touched.id from touched where draft.entity_id = touched.entity_id;
-    -- Each looked up by itself: joined, all records of the log could meet all others first.
+    insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
+    select distinct this, up.entity_id, up.version_id, up.version_id
+    from unnest(parents, shown) as up (entity_id, version_id)
+    order by up.entity_id
+    on conflict (log_id, entity_id) do nothing;
+    update draft set record_id = (
+      select id from draft_record where log_id = this and entity_id = draft.entity_id)
+    where draft.entity_id = any(parents) and draft.record_id is distinct from (
+      select id from draft_record where log_id = this and entity_id = draft.entity_id);
     insert into draft_side_effect (cause_id, effect_id)
     select pair.cause, pair.effect from (
       select (select id from draft_record where log_id = this and entity_id = edge.child) as cause,
@@ -269,31 +308,25 @@ begin
   set version_id = excluded.version_id, record_id = excluded.record_id;
 
   with recursive edge (child, parent, version) as (
-    select dependency.entity_id, published.entity_id, published.version_id
-    from publish_record record
-    join dependency on dependency.entity_id = record.entity_id
-    join published on published.version_id = dependency.version_id
+    select record.entity_id, above.parent, above.version
+    from publish_record record cross join lateral holders_in_public(record.entity_id) as above
     where record.log_id = this
     union
-    select dependency.entity_id, published.entity_id, published.version_id
-    from edge
-    join dependency on dependency.entity_id = edge.parent
-    join published on published.version_id = dependency.version_id
+    select edge.parent, above.parent, above.version
+    from edge cross join lateral holders_in_public(edge.parent) as above
   )
   select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
   into children, parents, shown from edge;
   if children is not null then
-    with touched as (
-      insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
-      select distinct this, up.entity_id, up.version_id, up.version_id, false
-      from unnest(parents, shown) as up (entity_id, version_id)
-      order by up.entity_id
-      on conflict (log_id, entity_id) do nothing
-      returning id, entity_id
-    )
-    update published set record_id = touched.id
-    from touched where published.entity_id = touched.entity_id;
-    -- Each looked up by itself: joined, all records of the log could meet all others first.
+    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
+    select distinct this, up.entity_id, up.version_id, up.version_id, false
+    from unnest(parents, shown) as up (entity_id, version_id)
+    order by up.entity_id
+    on conflict (log_id, entity_id) do nothing;
+    update published set record_id = (
+      select id from publish_record where log_id = this and entity_id = published.entity_id)
+    where published.entity_id = any(parents) and published.record_id is distinct from (
+      select id from publish_record where log_id = this and entity_id = published.entity_id);
     insert into publish_side_effect (cause_id, effect_id)
     select pair.cause, pair.effect from (
       select (select id from publish_record where log_id = this and entity_id = edge.child) as cause,
@@ -333,14 +366,15 @@ begin
   with made as (
     insert into version (uuid, entity_id, version_num, title, created, created_by)
     select gen_random_uuid(), r.entity_id, coalesce(newest.version_num, 0) + 1,
-           coalesce(r.title, live.title, newest.title, ''), at, who
+           coalesce(r.title, (
+             select live.title from version live where live.id = (
+               select draft.version_id from draft where draft.entity_id = r.entity_id)
+           ), newest.title, ''), at, who
     from jsonb_to_recordset(wanted) as r (entity_id bigint, title text)
     left join lateral (
       select version.version_num, version.title from version
       where version.entity_id = r.entity_id order by version.version_num desc limit 1
     ) newest on true
-    left join draft on draft.entity_id = r.entity_id
-    left join version live on live.id = draft.version_id
     order by r.entity_id
     returning version.id, version.entity_id, version.version_num
   )
@@ -354,11 +388,14 @@ begin
   cross join lateral (
     select version.id, version.version_num as num from version
     where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
-  left join draft on draft.entity_id = r.entity_id
-  join version_media kept on kept.version_id = coalesce(draft.version_id, (
-    select older.id from version older
-    where older.entity_id = r.entity_id and older.version_num < made.num
-    order by older.version_num desc limit 1))
+  cross join lateral (
+    select version_media.path, version_media.media_id from version_media
+    where version_media.version_id = coalesce((
+      select draft.version_id from draft where draft.entity_id = r.entity_id), (
+      select older.id from version older
+      where older.entity_id = r.entity_id and older.version_num < made.num
+      order by older.version_num desc limit 1))
+    offset 0) as kept
   where not r.only_media and made.num > 1 and not r.media ? kept.path
   union all
   select made.id, file.key, file.value::bigint
@@ -376,11 +413,14 @@ begin
     cross join lateral (
     select version.id, version.version_num as num from version
     where version.entity_id = r.entity_id order by version.version_num desc limit 1) as made
-    left join draft on draft.entity_id = r.entity_id
-    join child kept on kept.version_id = coalesce(draft.version_id, (
-      select older.id from version older
-      where older.entity_id = r.entity_id and older.version_num < made.num
-      order by older.version_num desc limit 1))
+    cross join lateral (
+      select child.order_num, child.entity_id, child.pinned_version_id from child
+      where child.version_id = coalesce((
+        select draft.version_id from draft where draft.entity_id = r.entity_id), (
+        select older.id from version older
+        where older.entity_id = r.entity_id and older.version_num < made.num
+        order by older.version_num desc limit 1))
+      offset 0) as kept
     where r.container and jsonb_typeof(r.children) is distinct from 'array' and made.num > 1
     union all
     select made.id, one.place - 1, (one.child ->> 0)::bigint, (one.child ->> 1)::bigint
@@ -400,6 +440,164 @@ begin
   select moved.log into this from move_drafts(library, entities, versions, at, who) as moved;
   return query select made.entity_id, made.id, made.num, this
   from unnest(entities, versions, numbers) as made (entity_id, id, num);
+end $$;
+
+
+-- What one change log of drafts means to others, as `events.py` tells it: 1 what happened to an
+-- entity, 2 what it belongs to is different, 3 a collection is to be read. contract: libraries §7.2
+create or replace function news_of_drafts(library bigint, this bigint)
+returns table (what integer, id bigint, kind text, type text, code text, verb text, changes text[])
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
+#variable_conflict use_column
+begin
+  return query
+  with record as materialized (
+    select draft_record.id, entity_id, old_version_id as old, new_version_id as new,
+           kind, type, code,
+           old_version_id is null and exists (
+             select from draft_record earlier
+             where earlier.entity_id = draft_record.entity_id and earlier.log_id < this
+           ) as restored
+    from draft_record cross join lateral (
+      select kind, type, code from entity where entity.id = entity_id offset 0) as about
+    where log_id = this
+  ), arranged as (
+    select record.kind || 's' as belonging, old, new, (
+      select title from version where version.id = old) <> (
+      select title from version where version.id = new) as renamed
+    from record
+    where kind <> 'component' and new is not null and old is distinct from new and not restored
+  ), concerned as (
+    select child.entity_id, belonging
+    from arranged cross join lateral (
+      select entity_id, version_id from child
+      where child.version_id = any(array[old, new]) offset 0) as child
+    group by child.entity_id, belonging, new, renamed
+    having renamed or count(distinct child.version_id) = 1
+    union
+    select entity_id, belonging from record, unnest(array['collections', 'tags']) as belonging
+    where restored and kind = 'component' and exists (
+      select from collection_member
+      where collection_member.entity_id = record.entity_id
+        and (select enabled from collection where collection.id = collection_id) offset 0)
+  )
+  select 1 as what, id, kind::text, type::text, code::text,
+         case when old is null and new is not null then 'created'
+              when new is null and old is not null then 'deleted'
+              else 'updated' end as verb, cast(null as text[]) as changes
+  from record
+  union all
+  select 2, concerned.entity_id, kind, type, code, '', array_agg(belonging)
+  from concerned cross join lateral (
+    select kind, type, code from entity where entity.id = concerned.entity_id offset 0) as about
+  where (select version_id from draft where entity_id = concerned.entity_id) is not null
+     or (select version_id from published where entity_id = concerned.entity_id) is not null
+  group by concerned.entity_id, kind, type, code
+  union all
+  select 3, collection.id, '', '', collection.code, 'updated', null
+  from collection
+  where enabled and library_id = library and id = any(array(
+    select distinct collection_id from record cross join lateral (
+      select collection_id from collection_member
+      where collection_member.entity_id = record.entity_id offset 0) as member
+    where (old is null) <> (new is null)))
+  order by what, id;
+end $$;
+
+
+-- What one publish means to others, likewise. contract: libraries §7.3
+create or replace function news_of_publish(library bigint, this bigint)
+returns table (what integer, id bigint, kind text, type text, code text, verb text, changes text[])
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
+#variable_conflict use_column
+begin
+  return query
+  with record as materialized (
+    select publish_record.id, entity_id, kind, type, code
+    from publish_record cross join lateral (
+      select kind, type, code from entity where entity.id = entity_id offset 0) as about
+    where log_id = this
+  )
+  select 1 as what, id, kind::text, type::text, code::text, 'published' as verb,
+         cast(null as text[]) as changes
+  from record
+  union all
+  select 3, collection.id, '', '', collection.code, 'updated', null
+  from collection
+  where enabled and library_id = library and id = any(array(
+    select distinct collection_id from record cross join lateral (
+      select collection_id from collection_member
+      where collection_member.entity_id = record.entity_id offset 0) as member))
+  order by what, id;
+end $$;
+
+
+-- All differences of a library, in the order of the entities.
+create or replace function changed(library bigint)
+returns table (entity_id bigint, published bigint, draft bigint)
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
+#variable_conflict use_column
+begin
+  return query select * from differences(library) as d order by d.entity_id;
+end $$;
+
+
+-- Those of a library's entities that were asked for (`direct`), and below them everything that
+-- differs; what does not differ is walked through. contract: content_core §2.5
+create or replace function changed_below(library bigint, entities bigint[])
+returns table (entity_id bigint, published bigint, draft bigint, direct boolean)
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
+#variable_conflict use_column
+begin
+  return query
+  with recursive below (entity_id, version_id) as (
+    select draft.entity_id, draft.version_id from draft
+    where draft.entity_id = any(entities)
+      and (select library_id from entity where entity.id = draft.entity_id) = library
+    union
+    select held.entity_id, held.version_id from below cross join lateral (
+      select dependency.entity_id, (
+        select draft.version_id from draft where draft.entity_id = dependency.entity_id
+      ) as version_id
+      from dependency where dependency.version_id = below.version_id offset 0) as held
+  )
+  select entity_id, published, draft, direct from (
+    select below.entity_id, below.version_id as draft, (
+             select published.version_id from published
+             where published.entity_id = below.entity_id) as published,
+           below.entity_id = any(entities) as direct
+    from below offset 0) as pair
+  where direct or draft is distinct from published
+  order by entity_id;
+end $$;
+
+
+-- The files of live drafts, by the refs of their entities.
+create or replace function files_of_drafts(library bigint, refs text[])
+returns table (entity_ref text, path text, hash text)
+language plpgsql
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_material = off set jit = off as $$
+#variable_conflict use_column
+begin
+  return query
+  select entity.entity_ref::text, file.path::text, file.hash::text
+  from entity cross join lateral (
+    select version_media.path, (
+      select media.hash from media where media.id = version_media.media_id) as hash
+    from version_media where version_media.version_id = (
+      select draft.version_id from draft where draft.entity_id = entity.id) offset 0
+  ) as file
+  where entity.library_id = library
+    and entity.entity_ref = any(refs);
 end $$;
 
 

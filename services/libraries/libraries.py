@@ -164,15 +164,9 @@ _DESCRIBE = Lookup("""
        where library_id = :id) as num_blocks,
       last.published_at, last.published_by, edit.changed_at, edit.changed_by,
       exists (
-        select from unpublished join draft on draft.entity_id = unpublished.entity_id
-        left join published on published.entity_id = unpublished.entity_id
-        where unpublished.library_id = :id and draft.version_id is not null
-          and draft.version_id is distinct from published.version_id) as changes,
+        select from differences(:id) where draft is not null) as changes,
       exists (
-        select from unpublished join draft on draft.entity_id = unpublished.entity_id
-        join published on published.entity_id = unpublished.entity_id
-        where unpublished.library_id = :id and draft.version_id is null
-          and published.version_id is not null) as deletes
+        select from differences(:id) where draft is null) as deletes
     from (select 1) as one
     left join lateral (
       select published_at, published_by from publish_log

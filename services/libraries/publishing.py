@@ -17,36 +17,9 @@ _LOCK = text("select id from library where id = :id for no key update")
 
 _HOLD = text("update library set fence = :fence where id = :id and fence <= :fence")
 
-_CHANGED = text("""
-    select draft.entity_id, published.version_id as published, draft.version_id as draft
-    from unpublished
-    join draft on draft.entity_id = unpublished.entity_id
-    left join published on published.entity_id = unpublished.entity_id
-    where unpublished.library_id = :library_id
-      and draft.version_id is distinct from published.version_id
-    order by draft.entity_id
-""")
+_CHANGED = text("select * from changed(:library_id)")
 
-# What was asked for, and below it everything that differs; an unchanged middle is walked through.
-_CLOSURE = text("""
-    with recursive below (entity_id, version_id) as (
-      select draft.entity_id, draft.version_id from draft
-      join entity on entity.id = draft.entity_id and entity.library_id = :library_id
-      where draft.entity_id = any(cast(:ids as bigint[]))
-      union
-      select draft.entity_id, draft.version_id
-      from below
-      join dependency on dependency.version_id = below.version_id
-      join draft on draft.entity_id = dependency.entity_id
-    )
-    select below.entity_id, published.version_id as published, below.version_id as draft,
-           below.entity_id = any(cast(:ids as bigint[])) as direct
-    from below
-    left join published on published.entity_id = below.entity_id
-    where below.entity_id = any(cast(:ids as bigint[]))
-       or below.version_id is distinct from published.version_id
-    order by below.entity_id
-""")
+_CLOSURE = text("select * from changed_below(:library_id, cast(:ids as bigint[]))")
 
 _PUBLISH = "select publish_versions($1, $2, $3, $4, $5, $6, $7, $8)"
 
@@ -186,13 +159,9 @@ async def revert(
 
 
 _UNPUBLISHED = Lookup("""
-    select count(*) filter (where draft.version_id is not null) as changes,
-           count(*) filter (where draft.version_id is null) as deletes
-    from unpublished
-    join draft on draft.entity_id = unpublished.entity_id
-    left join published on published.entity_id = unpublished.entity_id
-    where unpublished.library_id = :library_id
-      and draft.version_id is distinct from published.version_id
+    select count(*) filter (where draft is not null) as changes,
+           count(*) filter (where draft is null) as deletes
+    from differences(:library_id)
 """)
 
 
