@@ -8,19 +8,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import httpx
+import structlog
 from asyncpg import PostgresError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+log = structlog.get_logger("web")
 PROBLEM_JSON = "application/problem+json"
-# PostgreSQL's codes: given up so that another could go on; waited for another long enough.
+# PostgreSQL's codes: given up so that another could go on; waited for another long enough; it
+# stops, starts or takes nobody more (and all that begin with 08: the connection is gone).
 GIVEN_UP, LOCKED = {"40P01", "40001"}, "55P03"
+AWAY = {"57P01", "57P02", "57P03", "53300"}
 # A pattern, because pydantic tries it without leaving its own code.
 NO_NUL = r"^[^\x00]*$"
 BUSY = "Somebody else has worked on this for a while: try again."
+NO_DATABASE = "The database cannot be reached at the moment: try again."
+RETRY = {"Retry-After": "5"}
 ContractBody = Callable[["Problem"], Any]
 
 
@@ -198,7 +205,10 @@ def install(
         if was_given_up(error):
             return answer(request, GivenUp())
         if _code(error) == LOCKED:
-            return answer(request, Unavailable(BUSY, headers={"Retry-After": "5"}))
+            return answer(request, Unavailable(BUSY, headers=RETRY))
+        if _is_away(error):
+            log.warning("web.database_away", why=str(getattr(error, "orig", error)))
+            return answer(request, Unavailable(NO_DATABASE, headers=RETRY))
         raise error
 
     async def on_unexpected(request: Request, error: Exception) -> Response:
@@ -216,8 +226,8 @@ def install(
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(Exception, on_unexpected)
-    app.add_exception_handler(DBAPIError, on_database)
-    app.add_exception_handler(PostgresError, on_database)
+    for kind in (DBAPIError, PostgresError, ConnectionError, PoolTimeout):
+        app.add_exception_handler(kind, on_database)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
 
@@ -225,6 +235,14 @@ def install(
 def was_given_up(error: Exception) -> bool:
     """Whether PostgreSQL ended a transaction so that another could go on: to be done again."""
     return _code(error) in GIVEN_UP
+
+
+def _is_away(error: Exception) -> bool:
+    code = _code(error)
+    if code is not None:
+        return code in AWAY or code.startswith("08")
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, ConnectionError | PoolTimeout)
 
 
 def _code(error: Exception) -> str | None:

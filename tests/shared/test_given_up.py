@@ -1,19 +1,28 @@
-"""What the database gave up so that another could go on, as callers see it."""
+"""What the database gave up so that another could go on, or could not do, as callers see it."""
 
 import asyncio
 
 import httpx
 import pytest
-from asyncpg import DeadlockDetectedError, DiskFullError, PostgresError
+from asyncpg import (
+    CannotConnectNowError,
+    ConnectionDoesNotExistError,
+    DeadlockDetectedError,
+    DiskFullError,
+    PostgresError,
+    TooManyConnectionsError,
+)
 from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared import problems
 from shared.database import Database, async_url
 from shared.testing import client
 from tests.conftest import Servers
+from tests.processes import free_port
 
 
 async def answered(error: Exception) -> httpx.Response:
@@ -70,6 +79,47 @@ async def test_who_waits_too_long_for_a_lock_is_told_to_come_back(servers: Serve
 
     answer = await answered(caught.value)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CannotConnectNowError("starting up"),
+        TooManyConnectionsError("sorry, too many clients already"),
+        ConnectionDoesNotExistError("gone"),
+        PoolTimeout("QueuePool limit"),
+    ],
+)
+async def test_a_database_that_cannot_be_asked_now_is_to_be_asked_again(error: Exception) -> None:
+    answer = await answered(error)
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert str(error) not in answer.text
+
+
+async def test_an_address_where_nobody_listens_is_such() -> None:
+    database = Database(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    try:
+        with pytest.raises(ConnectionError) as refused:
+            async with database.engine.connect():
+                pass
+    finally:
+        await database.close()
+
+    assert (await answered(refused.value)).status_code == 503
+
+
+async def test_a_connection_that_is_cut_in_the_middle_is_such(servers: Servers) -> None:
+    database = Database(servers.urls["libraries"])
+    try:
+        with pytest.raises(DBAPIError) as cut:
+            async with database.engine.connect() as connection:
+                await connection.execute(text("select pg_terminate_backend(pg_backend_pid())"))
+                await connection.execute(text("select 1"))
+    finally:
+        await database.close()
+
+    assert (await answered(cut.value)).status_code == 503
 
 
 async def test_our_services_try_again_what_was_given_up() -> None:
