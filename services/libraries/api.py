@@ -25,7 +25,9 @@ from shared.problems import Conflict, NotFound
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["libraries"])
 PAGE_SIZE, LARGEST_PAGE = 10, 100
-LAST = 10**9
+# More digits than any page has.
+LONGEST_PAGE = 9
+LAST = 10**LONGEST_PAGE
 
 
 def settings_of(request: Request) -> Settings:
@@ -37,14 +39,16 @@ def page_number(text: str) -> int:
     """`last` or a number from 1. Raises NotFound. contract: libraries §2.5"""
     if text == "last":
         return LAST
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:12]) < LAST:
+    digits = text.lstrip("0")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > LONGEST_PAGE:
         raise NotFound("Invalid page.")
-    return int(text)
+    return int(digits)
 
 
 def page_size(text: str) -> int:
-    valid = text.isascii() and text.isdecimal() and int(text[:9]) > 0
-    return min(int(text[:9]), LARGEST_PAGE) if valid else PAGE_SIZE
+    digits = text.lstrip("0")
+    valid = digits.isascii() and digits.isdecimal()
+    return min(int(digits[:9]), LARGEST_PAGE) if valid else PAGE_SIZE
 
 
 Fetch = Callable[[int, int], Awaitable[tuple[Sequence[Any], int]]]

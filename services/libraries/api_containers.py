@@ -257,19 +257,19 @@ async def pin_child(
     """
     await containers.pin_at(
         session, container.library, container.entity, position, body.pinned_version_num,
-        expected=_expected(body.expected), user=caller.username, now=utc_now(),
+        expected=_expected(container, body.expected), user=caller.username, now=utc_now(),
     )  # fmt: skip
     return await _shown(session, container)
 
 
-def _expected(text: str | None) -> str | None:
-    """The ref in a key. Raises BadInput."""
+def _expected(container: Block, text: str | None) -> str | None:
+    """The ref in a key; what cannot be a child here is no child's ref. Raises BadInput."""
     if text is None:
         return None
     key = _item_key(text)
     if key is None:
         raise BadInput("expected: not a key.", fields={"expected": ["Not a key."]})
-    return key.ref
+    return key.ref if containers.may_hold(container.library, container.entity.kind, key) else text
 
 
 @router.delete("/containers/{container_key}/children/{position}/")
@@ -286,6 +286,6 @@ async def remove_child(
     """
     await containers.remove_at(
         session, container.library, container.entity, position,
-        expected=_expected(expected), user=caller.username, now=utc_now(),
+        expected=_expected(container, expected), user=caller.username, now=utc_now(),
     )  # fmt: skip
     return await _shown(session, container)

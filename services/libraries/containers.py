@@ -187,7 +187,7 @@ async def change_children(
     await drafts.require_live(session, container)
     base = await _rows(session, container)
     if change is Change.REMOVE:
-        gone = {key.ref for key in keys if key.library_key == library.key}
+        gone = {key.ref for key in keys if may_hold(library, container.kind, key)}
         rows = [(row.entity_id, row.pin) for row in base if row.entity_ref not in gone]
     elif change is Change.REPLACE:
         rows = await _replaced(session, library, container.kind, base, keys)
@@ -196,6 +196,11 @@ async def change_children(
         rows = [(row.entity_id, row.pin) for row in base]
         rows += [(ids[key.ref], None) for key in keys]
     return await _write(session, library, container, rows, user=user, now=now)
+
+
+def may_hold(library: Library, kind: Kind, key: ItemKey) -> bool:
+    """Whether a key can be that of a child: another type with the same code is nobody's key."""
+    return key.library_key == library.key and key.kind is CHILD_KIND[kind]
 
 
 async def _replaced(
@@ -212,8 +217,8 @@ async def _replaced(
             before.setdefault(row.entity_ref, deque()).append(row)
     kept: list[ChildRow | None] = []
     for key in keys:
-        copies = before.get(key.ref) if key.library_key == library.key else None
-        kept.append(copies.popleft() if copies and key.kind is CHILD_KIND[kind] else None)
+        copies = before.get(key.ref) if may_hold(library, kind, key) else None
+        kept.append(copies.popleft() if copies else None)
     new = [key for key, row in zip(keys, kept, strict=True) if row is None or row.pin is None]
     ids = await _live_children(session, library, kind, new)
     return [

@@ -7,9 +7,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    FailFast,
     Field,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -178,10 +178,22 @@ def _item_keys(keys: list[str]) -> list[str]:
     return keys
 
 
+def _texts(values: list[Any]) -> list[str]:
+    """What is wrong with one is told of the whole field. contract: libraries §2.4"""
+    return [_text(value) for value in values]
+
+
+Texts = Annotated[
+    list[Any],
+    AfterValidator(_texts),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+
+
 class CollectionItems(BaseModel):
     """Components and containers, mixed. contract: libraries §3.11 #61"""
 
-    usage_keys: Annotated[list[Plain], FailFast(), AfterValidator(_item_keys)]
+    usage_keys: Annotated[Texts, AfterValidator(_item_keys)]
 
     @property
     def items(self) -> list[ItemKey]:
@@ -229,7 +241,7 @@ class TransferDone(BaseModel):
 class ItemCollections(BaseModel):
     """All collections an item is to be in. contract: libraries §3.6 #27"""
 
-    collection_keys: Annotated[list[Plain], FailFast()]
+    collection_keys: Texts
 
 
 class ItemCount(BaseModel):

@@ -229,6 +229,23 @@ async def test_30_the_same_child_twice_and_one_copy_removed(author: Builder) -> 
     assert await author.children(unit) == [p("b")]
 
 
+async def test_a_key_of_another_type_or_library_removes_no_child(author: Builder) -> None:
+    await author.made("a")
+    unit = await author.container("u", "unit", p("a"))
+    top = await author.container("s", "subsection", unit)
+
+    for parent, wrong in [
+        (top, ct("u", "section")), (top, "lct:CL-TEST:other:unit:u"),
+        (unit, "lb:CL-TEST:other:problem:a"), (unit, "lb:CL-TEST:lib-1:html:a"),
+    ]:  # fmt: skip
+        answer = await author.put_children(parent, wrong, method="DELETE")
+        assert answer.status_code == 200
+        where = f"containers/{parent}/children/0/"
+        assert (await author.call("DELETE", where, expected=wrong)).status_code == 409
+
+    assert (await author.children(top), await author.children(unit)) == ([unit], [p("a")])
+
+
 async def test_31_32_lists_that_are_refused_change_nothing(author: Builder) -> None:
     await author.made("a", "dead")
     await author.create(slug="other")
