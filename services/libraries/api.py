@@ -25,9 +25,9 @@ from shared.problems import Conflict, NotFound
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["libraries"])
 PAGE_SIZE, LARGEST_PAGE = 10, 100
-# More digits than any page has.
+# No page has more digits.
 LONGEST_PAGE = 9
-LAST = 10**LONGEST_PAGE
+LAST = 10**9
 
 
 def settings_of(request: Request) -> Settings:
