@@ -18,7 +18,7 @@ from services.libraries import (
 )
 from services.libraries.access import CopyContainer, EditLibrary
 from services.libraries.api import settings_of
-from services.libraries.errors import ClipboardUnknown
+from services.libraries.errors import BlockUnknown, ClipboardUnknown
 from services.libraries.keys import parse_item_key
 from services.libraries.models import Clipboard
 from services.libraries.schemas import Plain, Transfer, TransferDone
@@ -58,8 +58,13 @@ async def copy(
     library = await libraries.get(session, key.library_key)
     await permissions.require(session, library, caller, Permission.VIEW)
     entity = await entities.get(session, library, key.ref)
-    kept = await clipboard.copy(session, library, entity, caller=caller, now=utc_now())
-    return _clipboard_json(kept, caller, settings_of(request))
+    if entity.kind is not key.kind:
+        raise BlockUnknown
+    settings = settings_of(request)
+    kept = await clipboard.copy(
+        session, library, entity, most=settings.most_transferred, caller=caller, now=utc_now()
+    )
+    return _clipboard_json(kept, caller, settings)
 
 
 @staging_router.get("/staged-content/{staged_id}/olx", operation_id="read_staged_olx")
@@ -73,10 +78,13 @@ async def read_staged_olx(staged_id: UUID, caller: CallerDep, session: SessionDe
 
 @router.post("/containers/{container_key}/copy/", operation_id="copy_container")
 async def copy_container(
-    container: CopyContainer, caller: CallerDep, session: SessionDep
+    request: Request, container: CopyContainer, caller: CallerDep, session: SessionDep
 ) -> dict[str, Any]:
     """Copy a container with all it holds."""
-    await clipboard.copy(session, container.library, container.entity, caller=caller, now=utc_now())
+    await clipboard.copy(
+        session, container.library, container.entity,
+        most=settings_of(request).most_transferred, caller=caller, now=utc_now(),
+    )  # fmt: skip
     return {}
 
 
@@ -92,7 +100,7 @@ async def paste_clipboard(
     settings = settings_of(request)
     entity = await pasting.paste(
         session, request.app.state.files, library, kept, most=settings.most_blocks,
-        limits=settings.olx_limits, user=caller.username, now=utc_now(),
+        limits=settings.olx_limits, caller=caller, now=utc_now(),
     )  # fmt: skip
     row = await entities.show(session, entity.id)
     below = {row.id} if row.changed_below else set()

@@ -11,11 +11,22 @@ from lxml import etree
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.libraries import components, entities, media, olx, publishing, versions
+from services.libraries import (
+    components,
+    entities,
+    libraries,
+    media,
+    olx,
+    permissions,
+    publishing,
+    tags,
+    versions,
+)
 from services.libraries.clipboard import SOURCE, SOURCE_VERSION
 from services.libraries.components import NewComponent
 from services.libraries.entities import NewEntity
 from services.libraries.errors import FieldRefused
+from services.libraries.keys import parse_item_key
 from services.libraries.media import CONTENT, NewMedia
 from services.libraries.models import Clipboard, Entity, Library
 from services.libraries.olx import OlxLimits
@@ -24,10 +35,12 @@ from services.libraries.states import (
     KIND_OF_TAG,
     WITH_CHILDREN,
     Kind,
+    Permission,
     component_ref,
     new_code,
 )
 from services.libraries.versions import OLX_PATH, NewVersion
+from shared.callers import Caller
 from shared.files import Files
 
 AT_ONCE = 8
@@ -81,14 +94,15 @@ async def paste(
     *,
     most: int,
     limits: OlxLimits,
-    user: str,
+    caller: Caller,
     now: datetime,
 ) -> Entity:
     """Make drafts of what is on a clipboard; the top one is returned.
 
     What was copied out of this library is linked below the top, everything else is copied once
-    per source. All or nothing, with a fixed number of statements. Raises FieldRefused for a type
-    that no library holds, LimitReached, or InvalidOlx for what is beyond the limits by now.
+    per source, with its tags. Of a library that the caller does not see any more only what was
+    kept is there. All or nothing, with a fixed number of statements. Raises FieldRefused for a
+    type that no library holds, LimitReached, or InvalidOlx for what is beyond the limits by now.
     """
     top = _read(kept)
     await publishing.lock(session, library)
@@ -97,13 +111,16 @@ async def paste(
     new = _distinct(top)
     await _name(session, library, new)
     await components.require_room(session, library, len(new), most=most)
-    say: dict[str, Any] = {"user": user, "now": now}
+    say: dict[str, Any] = {"user": caller.username, "now": now}
+    source = await _seen(session, kept, caller)
     leaves = [node for node in new if node.kind is Kind.COMPONENT]
-    contents = await _contents(session, files, library, leaves)
+    contents = await _contents(session, files, library, source, leaves)
     items = [_component(one, contents, limits) for one in leaves]
     await components.add_many(session, library, items, **say)
     for kind in (Kind.UNIT, Kind.SUBSECTION, Kind.SECTION):
         await _containers(session, library, [node for node in new if node.kind is kind], **say)
+    if source is not None:
+        await _tag(session, library, source, new)
     return await entities.get(session, library, top.ref)
 
 
@@ -195,12 +212,33 @@ async def _name(session: AsyncSession, library: Library, new: Sequence[Node]) ->
         unnamed = [node for node in unnamed if node.ref in taken]
 
 
+async def _seen(session: AsyncSession, kept: Clipboard, caller: Caller) -> Library | None:
+    """Where it was copied, if the caller still sees that.
+
+    Another library may have this key by now.
+    """
+    source = await libraries.find(session, parse_item_key(kept.source_key).library_key)
+    if source is None or not await permissions.may(session, source, caller, Permission.VIEW):
+        return None
+    return source
+
+
+async def _tag(
+    session: AsyncSession, library: Library, source: Library, new: Sequence[Node]
+) -> None:
+    copied = {node.ref: found[1] for node in new if (found := _source(node)) is not None}
+    made = await entities.ids_of(session, library, copied)
+    old = await entities.ids_of(session, source, set(copied.values()))
+    pairs = [(old[was], made[ref]) for ref, was in copied.items() if was in old]
+    await tags.copy(session, [one for one, _ in pairs], [other for _, other in pairs])
+
+
 _CONTENTS = text("""
     select wanted.place, version_media.path, media.media_type, media.hash, media.size, media.text,
            library.uuid as library_uuid
     from jsonb_to_recordset(cast(:wanted as jsonb)) as wanted (
-      place integer, library text, ref text, version integer)
-    join library on library.key = wanted.library
+      place integer, ref text, version integer)
+    join library on library.id = cast(:source_id as bigint)
     join entity on entity.library_id = library.id and entity.entity_ref = wanted.ref
     join version on version.entity_id = entity.id and version.version_num = wanted.version
       and version.pruned_at is null
@@ -211,17 +249,23 @@ _CONTENTS = text("""
 
 
 async def _contents(
-    session: AsyncSession, files: Files, library: Library, leaves: Sequence[Node]
+    session: AsyncSession,
+    files: Files,
+    library: Library,
+    source: Library | None,
+    leaves: Sequence[Node],
 ) -> dict[Node, Content]:
     """Of each copied version what is stored of it; of one that is gone, what was copied."""
-    wanted = []
-    for place, node in enumerate(leaves):
-        source = _source(node)
-        if source is not None:
-            asked = {"place": place, "library": source[0], "ref": source[1]}
-            wanted.append(asked | {"version": node.version})
+    wanted = [
+        {"place": place, "ref": found[1], "version": node.version}
+        for place, node in enumerate(leaves)
+        if (found := _source(node)) is not None
+    ]
     connection = await session.connection()
-    values = {"wanted": orjson.dumps(wanted).decode()}
+    values = {
+        "wanted": orjson.dumps(wanted).decode(),
+        "source_id": source.id if source is not None else None,
+    }
     rows = (await connection.execute(_CONTENTS, values)).all()
     brought = await bring(files, library, {(row.library_uuid, row.hash) for row in rows
                                             if row.text is None})  # fmt: skip

@@ -22,6 +22,19 @@ _ADD = text("""
 _FIND = text("select keep_findable(array[cast(:id as bigint)])")
 _LOCK = text("select id from entity where id = :id for no key update")
 
+_COPY = text("""
+    with tagged as (
+      insert into tag (entity_id, name)
+      select pair.new, tag.name
+      from unnest(cast(:old as bigint[]), cast(:new as bigint[])) as pair (old, new)
+      join tag on tag.entity_id = pair.old
+      order by pair.new, tag.name
+      returning entity_id
+    )
+    select distinct entity_id from tagged
+""")
+_FIND_ALL = text("select keep_findable(cast(:ids as bigint[]))")
+
 
 async def of_entity(session: AsyncSession, entity: Entity) -> list[str]:
     query = select(Tag.name).where(col(Tag.entity_id) == entity.id).order_by(col(Tag.name))
@@ -37,3 +50,10 @@ async def replace(session: AsyncSession, entity: Entity, names: Sequence[str]) -
         await connection.execute(statement, {"id": entity.id, "names": wanted})
     await connection.execute(_FIND, {"id": entity.id})
     return wanted
+
+
+async def copy(session: AsyncSession, old: Sequence[int], new: Sequence[int]) -> None:
+    """Give new entities, which have none yet, the tags of those at the same place in `old`."""
+    connection = await session.connection()
+    tagged = (await connection.execute(_COPY, {"old": old, "new": new})).scalars().all()
+    await connection.execute(_FIND_ALL, {"ids": list(tagged)})

@@ -23,6 +23,7 @@ from services.libraries import (
     media,
     pasting,
     permissions,
+    tags,
     versions,
 )
 from services.libraries.entities import NewEntity
@@ -117,7 +118,7 @@ async def transfer(
         await media.use_files(session, library)
     await _name(session, target, nodes)
     await _make(session, files, target, nodes, caller=caller, now=now)
-    await _tag(session, nodes)
+    await tags.copy(session, [node.row.id for node in nodes], [node.id for node in nodes])
     by_entity = _by_entity(nodes)
     named = [by_entity[top].id for top in tops]
     await _collect(session, target, codes, named, caller=caller, now=now)
@@ -356,27 +357,6 @@ async def _contents(
             found = contents.setdefault(row.version_id, {})
             found[row.path] = mine[row.media_type, row.hash]
     return contents
-
-
-_TAG = text("""
-    with tagged as (
-      insert into tag (entity_id, name)
-      select pair.new, tag.name
-      from unnest(cast(:old as bigint[]), cast(:new as bigint[])) as pair (old, new)
-      join tag on tag.entity_id = pair.old
-      order by pair.new, tag.name
-      returning entity_id
-    )
-    select distinct entity_id from tagged
-""")
-_FIND = text("select keep_findable(cast(:ids as bigint[]))")
-
-
-async def _tag(session: AsyncSession, nodes: Sequence[Node]) -> None:
-    connection = await session.connection()
-    values = {"old": [node.row.id for node in nodes], "new": [node.id for node in nodes]}
-    tagged = (await connection.execute(_TAG, values)).scalars().all()
-    await connection.execute(_FIND, {"ids": list(tagged)})
 
 
 async def _collect(

@@ -359,3 +359,101 @@ async def test_the_cost_does_not_grow_with_the_tree(app: FastAPI, http: httpx.As
     await post(http, f"{V2}/containers/{SHORE}/children/", {"usage_keys": keys})
 
     assert await cost() == before
+
+
+@pytest.mark.parametrize("title", ["a\x01b", "a\ufffeb"])
+async def test_a_title_with_what_xml_does_not_know_is_copied_without_it(
+    http: httpx.AsyncClient, title: str
+) -> None:
+    named = await http.patch(
+        f"{V2}/containers/{SHORE}/", headers=STAFF, json={"display_name": title}
+    )
+    assert named.json()["display_name"] == title
+
+    await post(http, f"{V2}/containers/{WEEK}/copy/")
+    await copy(http, SHORE)
+
+    assert (await paste(http))["display_name"] == "ab"
+
+
+async def test_a_key_with_the_type_of_another_container_copies_nothing(
+    http: httpx.AsyncClient,
+) -> None:
+    answer = await http.post(
+        CLIPBOARD, headers=STAFF, json={"usage_key": "lct:Fjord:BIRDS:section:shore"}
+    )
+
+    assert answer.status_code == 404
+    assert (await http.get(CLIPBOARD, headers=STAFF)).json()["content"] is None
+
+
+async def test_tags_come_along(http: httpx.AsyncClient) -> None:
+    for where, tags in ((f"blocks/{GULL}", ["bird", "sea"]), (f"containers/{SHORE}", ["walk"])):
+        await http.put(f"{V2}/{where}/tags/", headers=STAFF, json={"tags": tags})
+    await copy(http, COURSE)
+
+    made = await paste(http)
+
+    (week,) = await children(http, made["id"])
+    (shore,) = await children(http, week)
+    gull, quiz, _ = await children(http, shore)
+    for where, tags in (
+        (f"containers/{shore}", ["walk"]), (f"blocks/{gull}", ["bird", "sea"]),
+        (f"blocks/{quiz}", []),
+    ):  # fmt: skip
+        found = await http.get(f"{V2}/{where}/tags/", headers=STAFF)
+        assert found.json() == {"tags": tags}
+    found = await http.get(f"{V2}/search/", headers=STAFF, params={"q": "sea"})
+    assert gull in {row["id"] for row in found.json()["results"]}
+    await copy(http, GULL)
+    assert (await paste(http, BIRDS))["tags_count"] == 2
+
+
+async def test_what_is_listed_many_times_is_not_copied_without_end(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    """Thirty times thirty times thirty are 27,931 places."""
+    key = GULL
+    for kind in ("unit", "subsection", "section"):
+        body = {"container_type": kind, "display_name": "many", "slug": f"many-{kind}"}
+        await post(http, f"{V2}/{BIRDS}/containers/", body)
+        parent = f"lct:Fjord:BIRDS:{kind}:many-{kind}"
+        await post(http, f"{V2}/containers/{parent}/children/", {"usage_keys": [key] * 30})
+        key = parent
+
+    answers = [
+        await http.post(CLIPBOARD, headers=STAFF, json={"usage_key": key}),
+        await http.post(f"{V2}/containers/{key}/copy/", headers=STAFF, json={}),
+    ]
+
+    for answer in answers:
+        assert answer.status_code == 400
+        assert answer.json() == ["At most 5000 items can be copied at once."]
+    app.state.settings.most_transferred = 28_000
+    await copy(http, key)
+
+
+async def test_a_library_of_the_same_key_shows_nothing_to_who_copied_out_of_the_old_one(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    for library, level in ((BIRDS, "read"), (TIDES, "author")):
+        await http.get(f"{V2}/", headers=ADA)
+        grant = f"{V2}/{library}/team/user/ada/"
+        made = await http.put(grant, headers=STAFF, json={"access_level": level})
+        assert made.status_code == 200
+    copied = await http.post(CLIPBOARD, headers=ADA, json={"usage_key": GULL})
+    assert copied.status_code == 200
+    async with app.state.database.sessions.begin() as session:
+        await libraries.delete(session, await libraries.get(session, BIRDS))
+        await make_library(session, org="Fjord", slug="BIRDS", title="Other birds")
+    body = {"block_type": "html", "definition_id": "gull"}
+    await post(http, f"{V2}/{BIRDS}/blocks/", body)
+    for content in ("<html>secret</html>", "<html>secret too</html>"):
+        await post(http, f"{V2}/blocks/{GULL}/olx/", {"olx": content})
+    await http.put(f"{V2}/blocks/{GULL}/tags/", headers=STAFF, json={"tags": ["secret"]})
+
+    answer = await http.post(f"{V2}/{TIDES}/paste_clipboard/", headers=ADA, json={})
+
+    assert answer.status_code == 200
+    assert answer.json()["tags_count"] == 0
+    assert "secret" not in await olx_of(http, answer.json()["id"])

@@ -42,13 +42,15 @@ class Pasting:
         return made
 
     async def copy(self, entity: Entity) -> Clipboard:
-        return await clipboard.copy(self.session, self.source, entity, caller=ADA, now=NOON)
+        return await clipboard.copy(
+            self.session, self.source, entity, most=100, caller=ADA, now=NOON
+        )
 
     async def paste(self, kept: Clipboard, into: Library, most: int = 100) -> list[tuple[str, str]]:
         """What was told of it: names and keys, in their order."""
         before = len(told(self.session))
         await pasting.paste(
-            self.session, Files("memory:///"), into, kept, most=most, limits=LIMITS, user="ada",
+            self.session, Files("memory:///"), into, kept, most=most, limits=LIMITS, caller=ADA,
             now=NOON,
         )  # fmt: skip
         return self.since(before)
