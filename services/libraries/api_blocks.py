@@ -1,8 +1,8 @@
 """Routes of components and their static files. contract: libraries §3.6, §3.7, §3.12"""
 
-import mimetypes
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -46,6 +46,9 @@ from shared.uploads import chunks
 
 router = APIRouter(prefix="/api/libraries/v2", tags=["blocks"])
 bytes_router = APIRouter(tags=["static files"])
+# What a path of a URL may have as it is; RFC 3986.
+IN_URLS = "/~:@!$&'()*+,;="
+FOR_A_DAY, ASK_AGAIN = "private, max-age=86400", "private, no-cache"
 
 
 @router.get("/{lib_key}/blocks/")
@@ -134,9 +137,6 @@ async def set_olx(
     request: Request, block: EditBlock, body: OlxText, caller: CallerDep, session: SessionDep
 ) -> OlxSaved:
     """Save new OLX: one new draft version."""
-    if not body.olx.strip():
-        raise BadInput("olx: This field may not be blank.",
-                       fields={"olx": ["This field may not be blank."]})  # fmt: skip
     made = await components.set_olx(
         session, block.library, block.entity, body.olx, user=caller.username, now=utc_now(),
         limits=settings_of(request).olx_limits,
@@ -165,7 +165,7 @@ async def list_assets(request: Request, block: ViewBlockEver, session: ReadDep) 
 
 def _asset_json(request: Request, path: str, size: int, version: UUID) -> dict[str, Any]:
     origin = settings_of(request).origin_url
-    url = f"{origin}/library_assets/component_versions/{version}/{path}"
+    url = f"{origin}/library_assets/component_versions/{version}/{quote(path, safe=IN_URLS)}"
     return {"path": path, "url": url, "size": size}
 
 
@@ -195,7 +195,7 @@ async def put_asset(
             )
         if upload.size is not None and upload.size > limit:
             raise RuleBroken("File too big")
-        media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        media_type = media.media_type_of(path)
         await media.use_files(session, block.library)
         try:
             content = await media.store_file(
@@ -238,7 +238,7 @@ async def download_of_version(
     entity = await session.get(Entity, version.entity_id) if version else None
     if version is None or entity is None:
         raise AssetUnknown
-    return await _download(request, session, caller, entity, version, path)
+    return await _download(request, session, caller, entity, version, path, keep=FOR_A_DAY)
 
 
 @bytes_router.head("/library_assets/blocks/{usage_key}/{path:path}", include_in_schema=False)
@@ -256,7 +256,7 @@ async def download_of_draft(
     version = await session.get(Version, draft.version_id) if draft else None
     if version is None:
         raise BlockUnknown
-    return await _download(request, session, caller, entity, version, path)
+    return await _download(request, session, caller, entity, version, path, keep=ASK_AGAIN)
 
 
 async def _download(
@@ -266,6 +266,8 @@ async def _download(
     entity: Entity,
     version: Version,
     path: str,
+    *,
+    keep: str,
 ) -> Response:
     library = await session.get(Library, entity.library_id)
     if library is None or library.staged_at is not None:
@@ -274,9 +276,9 @@ async def _download(
     stored = await components.find_asset(session, version.id, path)
     headers = {
         "Etag": f'"{stored.hash}"',
-        "Cache-Control": "private, max-age=86400",
+        "Cache-Control": keep,
         # What authors upload is shown in no page but ours, and runs no script there.
-        "Content-Security-Policy": "frame-ancestors 'self'; sandbox",
+        "Content-Security-Policy": f"frame-ancestors {_ours(request)}; sandbox",
         "X-Open-edX-Component-Ref": _ascii(entity.entity_ref),
         "X-Open-edX-Component-Uuid": str(entity.uuid),
         "X-Open-edX-Component-Version-Uuid": str(version.uuid),
@@ -284,11 +286,21 @@ async def _download(
         "X-Open-edX-Learning-Package-Ref": _ascii(library.key),
         "X-Open-edX-Learning-Package-Uuid": str(library.uuid),
     }
-    if request.headers.get("if-none-match") == headers["Etag"]:
+    if _is_known(request, headers["Etag"]):
         return Response(status_code=304, headers=headers)
     where = media.content_path(library, stored.hash)
     files = request.app.state.files
     return await download(request, files, where, content_type=stored.media_type, headers=headers)
+
+
+def _ours(request: Request) -> str:
+    return " ".join(["'self'", *settings_of(request).frame_ancestors])
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    """Whether the caller has this content already; proxies that compress make tags weak."""
+    known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+    return known == ["*"] or etag in (one.removeprefix("W/") for one in known)
 
 
 def _ascii(text: str) -> str:

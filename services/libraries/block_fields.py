@@ -25,6 +25,7 @@ from shared.problems import BadInput
 DEEPEST, LONGEST_NAME, LONGEST_NUMBER = 50, 255, 15
 LARGEST = 2**53
 TITLE = "display_name"
+NO_FIELDS = {"url_name", "xmlns"}
 _NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _JSON = re.compile(r"true|false|[-\d\[{]")
 
@@ -137,7 +138,7 @@ async def save(
 
 
 def _attribute(name: str, value: Any, limits: OlxLimits) -> str | None:
-    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME or name == "url_name":
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME or name in NO_FIELDS:
         raise _refused("metadata", f"{_shown(name)}: not the name of a field.")
     field = f"metadata.{name}"
     if value is None:

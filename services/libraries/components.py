@@ -22,7 +22,7 @@ from services.libraries.errors import (
 from services.libraries.media import NewMedia
 from services.libraries.models import Entity, EntityRow, Library, Media
 from services.libraries.olx import OlxLimits
-from services.libraries.states import WITH_CHILDREN, Kind, component_ref
+from services.libraries.states import NOT_IN_PATHS, WITH_CHILDREN, Kind, component_ref
 from services.libraries.versions import OLX_PATH, MadeVersion, NewVersion
 from shared.database import driver
 
@@ -297,8 +297,7 @@ def checked_path(path: str) -> str:
         or "//" in path
         or ".." in path
         or "\\" in path
-        or "\x00" in path
-        or not path.isprintable()
+        or NOT_IN_PATHS.search(path) is not None
         or len(path) > LONGEST_PATH
         or path == OLX_PATH
     )

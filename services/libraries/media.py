@@ -22,9 +22,25 @@ AT_ONCE = 16
 
 # The interpreter's own table only: what a machine has installed must not decide.
 _TYPES = mimetypes.MimeTypes(filenames=())
-_TYPES.add_type("application/x-subrip", ".srt")
-_TYPES.add_type("text/vtt", ".vtt")
-_TYPES.add_type("application/json", ".sjson")
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+_ADDED = {
+    ".srt": "application/x-subrip",
+    ".vtt": "text/vtt",
+    ".sjson": "application/json",
+    ".webp": "image/webp",
+    ".ogg": "audio/ogg",
+    ".m4a": "audio/mp4",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".ttf": "font/ttf",
+    ".otf": "font/otf",
+    ".md": "text/markdown",
+    ".docx": f"{_OFFICE}.wordprocessingml.document",
+    ".xlsx": f"{_OFFICE}.spreadsheetml.sheet",
+    ".pptx": f"{_OFFICE}.presentationml.presentation",
+}
+for _ending, _type in _ADDED.items():
+    _TYPES.add_type(_type, _ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,11 @@ def olx_type(block_type: str) -> str:
 
 def media_type_of(name: str) -> str:
     """What the name of a file says it is."""
-    return _TYPES.guess_type(name, strict=True)[0] or "application/octet-stream"
+    # A path is no URL, in which `data:` would say it.
+    found, packed = _TYPES.guess_type(f"./{name}", strict=True)
+    if packed is not None:
+        return "application/gzip" if packed == "gzip" else "application/octet-stream"
+    return found or "application/octet-stream"
 
 
 def content_path(library: Library, hash: str) -> str:

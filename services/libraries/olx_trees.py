@@ -18,7 +18,7 @@ from lxml import etree
 from services.libraries import olx
 from services.libraries.entries import ArchiveRefused, Tree, read, shown
 from services.libraries.olx import Block, InvalidOlx, OlxLimits
-from services.libraries.states import TYPE, WITH_CHILDREN, code_is_valid
+from services.libraries.states import NOT_IN_PATHS, TYPE, WITH_CHILDREN, code_is_valid
 
 OUTLINES = ("library.xml", "course.xml")
 CONTAINERS = {"library", "course", "chapter", "sequential", "vertical"}
@@ -334,7 +334,7 @@ def _usable(path: str) -> bool:
     return (
         len(path) <= LONGEST_ASSET_PATH
         and path == path.strip()
-        and path.isprintable()
+        and NOT_IN_PATHS.search(path) is None
         and "\\" not in path
         and not {"", ".."} & set(parts)
     )

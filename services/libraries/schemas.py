@@ -41,6 +41,11 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _with_text(value: str) -> str:
+    _not_blank(value.strip())
+    return value
+
+
 def _org(value: str) -> str:
     if not ORG.fullmatch(value):
         raise ValueError(ORG_MESSAGE)
@@ -108,7 +113,10 @@ class LibraryChanges(BaseModel):
 class BlockCreation(BaseModel):
     """contract: libraries §3.6 #23"""
 
-    block_type: Annotated[Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    # The name of an XML element, as it is one in the OLX.
+    block_type: Annotated[
+        Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z_][a-zA-Z0-9_.-]*$")
+    ]
     definition_id: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_slug)]
     can_stand_alone: bool = True
     olx: Annotated[
@@ -253,7 +261,7 @@ class ItemCount(BaseModel):
 class OlxText(BaseModel):
     """contract: libraries §3.6 #30"""
 
-    olx: Annotated[str, Field(min_length=1)]
+    olx: Annotated[str, AfterValidator(_with_text)]
 
 
 class BlockEdit(OlxText):

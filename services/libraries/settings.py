@@ -1,6 +1,6 @@
 """Environment variables of libraries, prefix `LIBRARIES_`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -35,6 +35,10 @@ class Settings(ServiceSettings):
     # How many items may be copied or moved between libraries by one request.
     most_transferred: int = Field(default=5_000, ge=1)
     most_asset_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
+    # Front ends, besides the suite's own origin, that may show static files in frames.
+    frame_ancestors: list[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:*-]+$")]] = Field(
+        default_factory=list
+    )
     # Where pictures of people are; `{username}` and `{size}` (a word) are filled in.
     profile_images: str = PICTURE
     wait_seconds: float = Field(default=30.0, ge=0, le=300)

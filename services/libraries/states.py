@@ -152,6 +152,8 @@ WITH_CHILDREN = frozenset(
 
 CODE = re.compile(r"[\w.-]+")
 TYPE = re.compile(r"[a-zA-Z0-9_.-]+")
+# Control characters, line ends and halves of characters. Spaces of any width are fine.
+NOT_IN_PATHS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def code_is_valid(code: str) -> bool:

@@ -1,6 +1,7 @@
 """Libraries and blocks over HTTP. contract: libraries §10 (numbers are its scenarios)"""
 
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -410,3 +411,105 @@ async def test_what_is_not_supported_is_refused(author: Author) -> None:
     for body in refused:
         assert (await author.post(f"{LIB}/blocks/", body)).status_code == 400
     assert (await author.library())["num_blocks"] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a#b.txt", "a?b.txt", "100%.txt", "%2e.txt", "ü.txt", "a;b@c.txt", "a&b=c+d.txt",
+        "Shot-1.00\u202fPM.txt", "می\u200cخواهم.txt", "a\u00a0b.txt",
+    ],
+)  # fmt: skip
+async def test_a_static_file_of_any_name_is_found_at_its_url(author: Author, name: str) -> None:
+    await author.block()
+    where = f"{V2}/blocks/{key()}/assets/static/{quote(name)}"
+
+    put = await author.http.put(where, files={"content": b"hello"}, headers=STAFF)
+
+    assert (put.status_code, put.json()["path"]) == (200, f"static/{name}")
+    assert put.json()["url"].isascii()
+    assert (await author.http.get(put.json()["url"], headers=STAFF)).content == b"hello"
+    assert (await author.http.get(where, headers=STAFF)).json() == put.json()
+
+
+@pytest.mark.parametrize("name", ["a\x7fb", "a\x01b", "a\u2028b", "a\x85b", "\u00a0a", "a\u3000"])
+async def test_a_name_with_control_characters_or_blank_ends_is_refused(
+    author: Author, name: str
+) -> None:
+    await author.block()
+    where = f"{V2}/blocks/{key()}/assets/{quote(name)}"
+
+    answer = await author.http.put(where, files={"content": b"x"}, headers=STAFF)
+
+    assert (answer.status_code, answer.json()) == (400, ["Invalid file path"])
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("a.srt", "application/x-subrip"), ("a.tar.gz", "application/gzip"),
+        ("a.webp", "image/webp"), ("data:text/html,x", "application/octet-stream"),
+    ],
+)  # fmt: skip
+async def test_the_type_of_a_static_file_is_the_same_on_every_machine(
+    author: Author, name: str, media_type: str
+) -> None:
+    await author.block()
+    where = f"{V2}/blocks/{key()}/assets/{quote(name)}"
+
+    url = (await author.http.put(where, files={"content": b"x"}, headers=STAFF)).json()["url"]
+
+    assert (await author.http.head(url, headers=STAFF)).headers["content-type"] == media_type
+
+
+async def test_what_browsers_keep_of_a_static_file(author: Author) -> None:
+    await author.block()
+    where = f"{V2}/blocks/{key()}/assets/a.txt"
+    url = (await author.http.put(where, files={"content": b"1"}, headers=STAFF)).json()["url"]
+    draft = f"/library_assets/blocks/{key()}/a.txt"
+
+    fixed, moving = [await author.http.get(one, headers=STAFF) for one in (url, draft)]
+
+    assert fixed.headers["cache-control"] == "private, max-age=86400"
+    assert moving.headers["cache-control"] == "private, no-cache"
+    tag = moving.headers["etag"]
+    for known, status in (
+        (tag, 304), (f"W/{tag}", 304), (f'"other", {tag}', 304), ("*", 304), ('"other"', 200),
+    ):  # fmt: skip
+        answer = await author.http.get(draft, headers=STAFF | {"If-None-Match": known})
+        assert answer.status_code == status
+    await author.http.put(where, files={"content": b"2"}, headers=STAFF)
+    again = await author.http.get(draft, headers=STAFF | {"If-None-Match": tag})
+    assert (again.status_code, again.content) == (200, b"2")
+
+
+async def test_front_ends_that_may_show_static_files_are_a_setting(author: Author) -> None:
+    await author.block()
+    where = f"{V2}/blocks/{key()}/assets/a.txt"
+    url = (await author.http.put(where, files={"content": b"1"}, headers=STAFF)).json()["url"]
+
+    async def policy() -> str:
+        answer = await author.http.get(url, headers=STAFF)
+        return str(answer.headers["content-security-policy"])
+
+    assert await policy() == "frame-ancestors 'self'; sandbox"
+    author.app.state.settings.frame_ancestors = ["https://apps.example.test"]
+    assert await policy() == "frame-ancestors 'self' https://apps.example.test; sandbox"
+
+
+@pytest.mark.parametrize("block_type", ["3", "-x", ".", "1abc", "a b", "<x>"])
+async def test_a_type_that_no_element_can_have_is_refused(author: Author, block_type: str) -> None:
+    answer = await author.block("p1", block_type)
+
+    assert (answer.status_code, [*answer.json()]) == (400, ["block_type"])
+    assert (await author.library())["num_blocks"] == 0
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+async def test_blank_olx_is_told_in_the_words_of_the_contract(author: Author, blank: str) -> None:
+    await author.block()
+
+    answer = await author.post(f"blocks/{key()}/olx/", {"olx": blank})
+
+    assert answer.status_code == 400
+    assert answer.json() == {"olx": ["This field may not be blank."]}

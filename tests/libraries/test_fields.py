@@ -171,6 +171,8 @@ async def test_fields_of_any_version(editor: Editor) -> None:
         ({"metadata": {"x:y": "x"}}, "metadata"),
         ({"metadata": {"a\x00": "x"}}, "metadata"),
         ({"metadata": {"url_name": "x"}}, "metadata"),
+        ({"metadata": {"xmlns": "urn:x"}}, "metadata"),
+        ({"metadata": {"xmlns": ""}}, "metadata"),
         ({"metadata": {"a" * 256: "x"}}, "metadata"),
         ({"metadata": {"a": "x\x00"}}, "metadata.a"),
         ({"metadata": {"a": ["x\x0b"]}}, "metadata.a"),
