@@ -296,6 +296,7 @@ def checked_path(path: str) -> str:
         or path.endswith("/")
         or "//" in path
         or ".." in path
+        or "." in path.split("/")
         or "\\" in path
         or NOT_IN_PATHS.search(path) is not None
         or len(path) > LONGEST_PATH

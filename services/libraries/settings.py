@@ -59,9 +59,11 @@ class Settings(ServiceSettings):
     archive_most_ratio: int = Field(default=LIMITS.ratio, ge=1)
     # From which size of what comes out the ratio counts.
     archive_ratio_free_bytes: int = Field(default=LIMITS.ratio_free_bytes, ge=0)
-    archive_most_depth: int = Field(default=LIMITS.depth, ge=1)
-    archive_most_name_bytes: int = Field(default=LIMITS.name_bytes, ge=1)
-    archive_most_segment_bytes: int = Field(default=LIMITS.segment_bytes, ge=1)
+    # Codes of 255 and paths of 500 characters, each of up to four bytes, and what is around them:
+    # whatever can be stored here comes back from its backup.
+    archive_most_depth: int = Field(default=300, ge=1)
+    archive_most_name_bytes: int = Field(default=4000, ge=1)
+    archive_most_segment_bytes: int = Field(default=2100, ge=1)
     archive_most_toml_bytes: int = Field(default=LIMITS.toml_bytes, ge=1)
     olx_most_bytes: int = Field(default=OLX.bytes, ge=1)
     olx_most_depth: int = Field(default=OLX.depth, ge=1, le=200)

@@ -250,6 +250,24 @@ async def test_nothing_is_lost_on_the_way_out_and_back(database: Database, files
     assert "disabled_collections/OFF.toml" in content(first)
 
 
+async def test_names_as_long_and_deep_as_they_may_be_come_back(
+    database: Database, files: Files
+) -> None:
+    paths = ["漢" * 500, "é" * 400 + ".png", "/".join("a" * 250), "static/a\u202fb.png"]
+    async with database.sessions.begin() as session:
+        library = await make_library(session)
+        picture = await media.store_file(files, library, b"\x89PNG", "image/png")
+        assets = {components.checked_path(path): picture for path in paths}
+        item = NewComponent("x" * 100, "漢" * 255, "Long", f"<{'x' * 100}/>", assets)
+        await components.add_many(session, library, [item], user="ada", now=NOON)
+    first = await back_up(database, files, library.key)
+
+    restored = await made_of(database, await run(database, files, first))
+
+    assert content(await back_up(database, files, restored.key)) == content(first)
+    assert sum(name.rpartition(".")[2] != "toml" for name in content(first)) == 1 + len(paths)
+
+
 async def test_the_next_edit_and_publish_go_on_from_what_was_restored(
     database: Database, files: Files
 ) -> None:
