@@ -15,7 +15,7 @@ from services.libraries.access import EditLibrary, ViewLibrary
 from services.libraries.models import Library
 from services.libraries.schemas import LibraryChanges, LibraryCreation
 from services.libraries.settings import Settings
-from services.libraries.states import BLOCK_TYPES, DISPLAY_NAMES, Permission
+from services.libraries.states import DISPLAY_NAMES, Permission
 from services.libraries.views import library_json
 from shared.callers import Caller, CallerDep
 from shared.database import SessionDep, utc_now
@@ -156,11 +156,11 @@ async def update_library(
 
 
 @router.get("/{lib_key}/block_types/")
-async def list_block_types(library: ViewLibrary) -> list[dict[str, str]]:
-    """What a front end offers to create; other types are accepted too."""
+async def list_block_types(request: Request, library: ViewLibrary) -> list[dict[str, str]]:
+    """What a front end offers to create; the settings say whether other types are accepted too."""
     return [
         {"block_type": name, "display_name": DISPLAY_NAMES.get(name) or olx.default_title(name)}
-        for name in sorted(BLOCK_TYPES)
+        for name in sorted(settings_of(request).block_types)
     ]
 
 

@@ -92,7 +92,7 @@ async def create_block(
     entity = await components.create(
         session, library, block_type=body.block_type, code=body.definition_id,
         can_stand_alone=body.can_stand_alone, most=settings.most_blocks,
-        user=caller.username, now=utc_now(), content=first,
+        user=caller.username, now=utc_now(), content=first, allowed=settings.allowed_types,
     )  # fmt: skip
     made = entities.JustMade(
         entity.type, entity.code, entity.can_stand_alone,

@@ -100,7 +100,7 @@ async def paste_clipboard(
     settings = settings_of(request)
     entity = await pasting.paste(
         session, request.app.state.files, library, kept, most=settings.most_blocks,
-        limits=settings.olx_limits, caller=caller, now=utc_now(),
+        limits=settings.olx_limits, caller=caller, now=utc_now(), allowed=settings.allowed_types,
     )  # fmt: skip
     row = await entities.show(session, entity.id)
     below = {row.id} if row.changed_below else set()

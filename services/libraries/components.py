@@ -1,6 +1,6 @@
 """Components: OLX with static files. contract: libraries §3.6, §3.7, §4.9"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ from services.libraries.errors import (
 from services.libraries.media import NewMedia
 from services.libraries.models import Entity, EntityRow, Library, Media
 from services.libraries.olx import OlxLimits
-from services.libraries.states import NOT_IN_PATHS, WITH_CHILDREN, Kind, component_ref
+from services.libraries.states import NOT_IN_PATHS, Kind, component_ref, why_no_component
 from services.libraries.versions import OLX_PATH, MadeVersion, NewVersion
 from shared.database import driver
 
@@ -55,17 +55,15 @@ async def create(
     user: str,
     now: datetime,
     content: olx.Block | None = None,
+    allowed: Collection[str] | None = None,
 ) -> Entity:
     """A new component, version 1, with an empty element as its OLX unless content is given.
 
+    Its type is one of those allowed, if any are named.
     Raises FieldRefused, LimitReached, or BlockExists, also for the code of a deleted one.
     """
-    if block_type in WITH_CHILDREN:
-        raise FieldRefused(
-            "block_type",
-            f'The "{block_type}" XBlock (ID: "{code}") has children, '
-            "so it is not supported in content libraries.",
-        )
+    if (why := why_no_component(block_type, allowed)) is not None:
+        raise FieldRefused("block_type", f'The "{block_type}" XBlock (ID: "{code}") {why}')
     ref, first = component_ref(block_type, code), content or olx.blank(block_type)
     kept = media.text_media(first.olx, media.olx_type(block_type))
     made = await (await driver(session)).fetchrow(

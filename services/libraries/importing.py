@@ -162,7 +162,10 @@ async def _opened(task: TaskContext, upload: str) -> AsyncIterator[OlxTree]:
         unpacked = await asyncio.to_thread(unpack, source, limits, check)
     with unpacked:
         await task.progress.stage("Reading")
-        tree = await asyncio.to_thread(OlxTree, unpacked, task.settings.olx_limits)
+        settings = task.settings
+        tree = await asyncio.to_thread(
+            OlxTree, unpacked, settings.olx_limits, settings.allowed_types
+        )
         await task.progress.total(len(tree.components))
         yield tree
 

@@ -9,7 +9,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -18,7 +18,7 @@ from lxml import etree
 from services.libraries import olx
 from services.libraries.entries import ArchiveRefused, Tree, read, shown
 from services.libraries.olx import Block, InvalidOlx, OlxLimits
-from services.libraries.states import NOT_IN_PATHS, TYPE, WITH_CHILDREN, code_is_valid
+from services.libraries.states import NOT_IN_PATHS, TYPE, code_is_valid, why_no_component
 
 OUTLINES = ("library.xml", "course.xml")
 CONTAINERS = {"library", "course", "chapter", "sequential", "vertical"}
@@ -61,6 +61,7 @@ class OlxTree:
 
     tree: Tree
     limits: OlxLimits = olx.LIMITS
+    allowed: Collection[str] | None = None
     components: list[Found] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     layout: str = ""
@@ -160,10 +161,8 @@ class OlxTree:
             self.skipped[found.name] = (
                 "a code may have letters, digits, underscores, dots and hyphens only."
             )
-        elif found.block_type in WITH_CHILDREN:
-            self.skipped[found.name] = (
-                "it has children, so it is not supported in content libraries."
-            )
+        elif (why := why_no_component(found.block_type, self.allowed)) is not None:
+            self.skipped[found.name] = f"it {why}"
         else:
             self.components.append(found)
 

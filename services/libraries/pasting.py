@@ -1,7 +1,7 @@
 """Pasting: what a clipboard holds becomes new drafts of a library. contract: libraries §4.10"""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,11 +33,11 @@ from services.libraries.olx import OlxLimits
 from services.libraries.states import (
     CHILD_KIND,
     KIND_OF_TAG,
-    WITH_CHILDREN,
     Kind,
     Permission,
     component_ref,
     new_code,
+    why_no_component,
 )
 from services.libraries.versions import OLX_PATH, NewVersion
 from shared.callers import Caller
@@ -96,6 +96,7 @@ async def paste(
     limits: OlxLimits,
     caller: Caller,
     now: datetime,
+    allowed: Collection[str] | None = None,
 ) -> Entity:
     """Make drafts of what is on a clipboard; the top one is returned.
 
@@ -114,6 +115,7 @@ async def paste(
     say: dict[str, Any] = {"user": caller.username, "now": now}
     source = await _seen(session, kept, caller)
     leaves = [node for node in new if node.kind is Kind.COMPONENT]
+    _require_allowed(leaves, allowed)
     contents = await _contents(session, files, library, source, leaves)
     items = [_component(one, contents, limits) for one in leaves]
     await components.add_many(session, library, items, **say)
@@ -137,7 +139,7 @@ def _node(element: etree._Element, parent: Kind | None) -> Node | None:
     """None for what cannot be there: below the top it is passed over."""
     tag = str(element.tag)
     kind = KIND_OF_TAG.get(tag, Kind.COMPONENT)
-    known = kind is not Kind.COMPONENT or tag not in WITH_CHILDREN
+    known = kind is not Kind.COMPONENT or why_no_component(tag, None) is None
     if not known or (parent is not None and CHILD_KIND.get(parent) is not kind):
         return None
     number = element.get(SOURCE_VERSION, "")
@@ -210,6 +212,12 @@ async def _name(session: AsyncSession, library: Library, new: Sequence[Node]) ->
             node.code = new_code(node.title)
         taken = await entities.ids_of(session, library, {node.ref for node in unnamed})
         unnamed = [node for node in unnamed if node.ref in taken]
+
+
+def _require_allowed(leaves: Sequence[Node], allowed: Collection[str] | None) -> None:
+    for node in leaves:
+        if (why := why_no_component(node.block_type, allowed)) is not None:
+            raise FieldRefused("block_type", f'The "{node.block_type}" XBlock {why}')
 
 
 async def _seen(session: AsyncSession, kept: Clipboard, caller: Caller) -> Library | None:

@@ -402,6 +402,7 @@ class Components(OfLibrary):
             call.session, library, block_type=values.block_type, code=values.definition_id,
             can_stand_alone=values.can_stand_alone, most=call.settings.most_blocks,
             user=call.caller.username, now=utc_now(), content=content,
+            allowed=call.settings.allowed_types,
         )  # fmt: skip
         return Component(library, entity)
 

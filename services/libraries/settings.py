@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from services.libraries.entries import LIMITS, ArchiveLimits
 from services.libraries.olx import LIMITS as OLX
 from services.libraries.olx import OlxLimits
+from services.libraries.states import BLOCK_TYPES, TYPE
 from shared.settings import ServiceSettings
 
 LARGEST = 10 * 366 * 24 * 60
@@ -29,6 +30,11 @@ class Settings(ServiceSettings):
     orgs: list[str] = Field(default_factory=list)
     # How long a process does not write down again what it knows of a caller.
     directory_minutes: float = Field(default=5.0, gt=0)
+    # The types of components that are offered, and whether no others may be made.
+    block_types: list[Annotated[str, Field(pattern=TYPE.pattern)]] = Field(
+        default_factory=lambda: list(BLOCK_TYPES)
+    )
+    only_block_types: bool = False
     most_blocks: int = Field(default=100_000, ge=1)
     # How many blocks one request may edit or take back.
     most_bulk_items: int = Field(default=1000, ge=1, le=100_000)
@@ -68,6 +74,11 @@ class Settings(ServiceSettings):
     olx_most_bytes: int = Field(default=OLX.bytes, ge=1)
     olx_most_depth: int = Field(default=OLX.depth, ge=1, le=200)
     tmpfile_protection_minutes: int = Field(default=1440, ge=0, le=LARGEST)
+
+    @property
+    def allowed_types(self) -> frozenset[str] | None:
+        """The only types of components that may be made; None: any."""
+        return frozenset(self.block_types) if self.only_block_types else None
 
     @property
     def archive_limits(self) -> ArchiveLimits:

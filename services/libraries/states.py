@@ -3,7 +3,7 @@
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 
@@ -134,7 +134,7 @@ LICENSES = (
     "CC:4.0:BY:SA",
 )  # fmt: skip
 
-# What a library offers to create; other types are accepted all the same. contract: libraries #8
+# What a library offers to create, if the settings do not say otherwise. contract: libraries #8
 BLOCK_TYPES = (
     "conditional", "done", "drag-and-drop-v2", "edx_sga", "freetextresponse", "google-calendar",
     "google-document", "html", "invideoquiz", "lti", "lti_consumer", "openassessment", "pdf",
@@ -149,6 +149,19 @@ WITH_CHILDREN = frozenset(
     {"course", "chapter", "sequential", "vertical", "library_content", "itembank", "split_test",
      "randomize", "conditional", "wrapper", "library"}
 )  # fmt: skip
+
+
+def why_no_component(block_type: str, allowed: Collection[str] | None) -> str | None:
+    """Why a library holds no components of a type, as the end of a sentence; None if it does.
+
+    `allowed` is None where any type is. contract: libraries §3.6, §4.9
+    """
+    if block_type in WITH_CHILDREN:
+        return "has children, so it is not supported in content libraries."
+    if allowed is not None and block_type not in allowed:
+        return "is of a type that is not allowed here."
+    return None
+
 
 CODE = re.compile(r"[\w.-]+")
 TYPE = re.compile(r"[a-zA-Z0-9_.-]+")
