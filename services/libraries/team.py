@@ -115,7 +115,10 @@ async def remove_group(session: AsyncSession, library: Library, group: str) -> N
 
 
 async def _locked(session: AsyncSession, library: Library) -> Sequence[Grant]:
-    """All grants as they are now and stay: of two that demote at once, one sees the other's."""
+    """All grants as they are now and stay: of two that demote at once, one sees the other's.
+
+    Asked twice: whoever was waited for may have made grants that the first answer has not.
+    """
     query = (
         select(Grant)
         .where(col(Grant.library_id) == library.id)
@@ -123,6 +126,7 @@ async def _locked(session: AsyncSession, library: Library) -> Sequence[Grant]:
         .with_for_update()
         .execution_options(populate_existing=True)
     )
+    await session.exec(query)
     return (await session.exec(query)).all()
 
 

@@ -244,6 +244,24 @@ async def take_out(session: Any, how: str, username: str) -> None:
         await team.remove_person(session, library, username)
 
 
+async def test_who_was_made_the_only_admin_meanwhile_stays_one(app: FastAPI) -> None:
+    """The grant is newer than the question that waited for it."""
+    database: Database = app.state.database
+    async with database.sessions() as one, database.sessions() as other:
+        library = await get(one, LIB)
+        await team.set_person(one, library, "ada", AccessLevel.ADMIN)
+        await team.set_person(one, library, "ines", AccessLevel.READ)
+
+        second = asyncio.create_task(take_out(other, "demote", "ada"))
+        done, _ = await asyncio.wait([second], timeout=0.3)
+        assert not done
+        await one.commit()
+
+        with pytest.raises(LastAdmin):
+            await asyncio.wait_for(second, 10)
+        await other.rollback()
+
+
 async def test_at_least_one_admin_is_left_however_many_leave_at_once(
     http: httpx.AsyncClient,
 ) -> None:
