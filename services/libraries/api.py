@@ -200,7 +200,7 @@ async def delete_library(request: Request, lib_key: str, caller: CallerDep) -> J
     library = await _library_of(request, lib_key, caller, Permission.DELETE_LIBRARY)
     task = work.request(
         "delete_library", library.key, caller=caller, name=f"Delete {library.key}",
-        task_type="library-delete", alone=True, repeatable=True,
+        task_type="library-delete", alone=True, repeatable=True, library_id=library.id,
     )  # fmt: skip
     return await _run(request, task, caller, wait=True)
 

@@ -28,10 +28,17 @@ async def publish_library(task: TaskContext, *, library_key: str) -> dict[str, i
     return {"published": count}
 
 
-async def delete_library(task: TaskContext, *, library_key: str) -> None:
-    """Remove a library and then its files. Done already is done."""
+async def delete_library(
+    task: TaskContext, *, library_key: str, library_id: int | None = None
+) -> None:
+    """Remove a library and then its files. Done already is done.
+
+    A library that was made under the same key meanwhile is another one, and stays.
+    """
     async with task.sessions.begin() as session:
         library = await libraries.find(session, library_key, Hold.GOES)
+        if library is not None and library_id not in (None, library.id):
+            library = None
         if library is not None:
             await publishing.hold(session, library, task.fence)
             await libraries.delete(session, library)

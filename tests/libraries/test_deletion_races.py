@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from services.libraries.jobs import delete_library, publish_library
 from services.libraries.orphans import orphan_cleanup
+from shared.problems import Unavailable
 from shared.testing import as_user
 from tests.libraries.conftest import STAFF, V2
 from tests.libraries.runs import make_task
@@ -238,3 +239,34 @@ async def test_everybody_works_on_one_library_at_once(
             )
 
         assert failures(calls, answers) == []
+
+
+class Asking:
+    """Takes what the dispatcher is asked for; it is away when it is asked how that is."""
+
+    def __init__(self) -> None:
+        self.arguments: list[dict[str, Any]] = []
+
+    async def post(self, service: str, path: str, body: Any, **more: Any) -> None:
+        self.arguments += [request["arguments"] for request in body]
+
+    async def get(self, service: str, path: str) -> None:
+        raise Unavailable
+
+
+async def test_a_deletion_that_runs_again_leaves_the_library_that_was_made_since(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    hands, asking = Hands(http), Asking()
+    await hands.make()
+    state: Any = app.state
+    state.clients = asking
+    await hands.call("DELETE", f"{LIB}/")
+    [arguments] = asking.arguments
+
+    await delete_library(make_task(state.database, state.files), **arguments)
+    assert (await hands.call("GET", f"{LIB}/")).status_code == 404
+    await hands.make()
+    await delete_library(make_task(state.database, state.files), **arguments)
+
+    assert (await hands.call("GET", f"{LIB}/")).json()["num_blocks"] == 6
