@@ -28,6 +28,7 @@ PAGE_SIZE, LARGEST_PAGE = 10, 100
 # No page has more digits.
 LONGEST_PAGE = 9
 LAST = 10**9
+NO_CHANGES = LibraryChanges()
 
 
 def settings_of(request: Request) -> Settings:
@@ -108,7 +109,7 @@ async def list_libraries(
     async def fetch(number: int, size: int) -> tuple[Sequence[Any], int]:
         return await libraries.page(
             session, caller=caller, size=size, number=number,
-            org=org, text_search=text_search, order=order,
+            org=org, text_search=text_search.strip(), order=order,
         )  # fmt: skip
 
     found = await numbered_page(page, page_size_text, fetch)
@@ -143,14 +144,10 @@ async def get_library(library: ViewLibrary, caller: CallerDep, lookups: LookupDe
 
 @router.patch("/{lib_key}/")
 async def update_library(
-    library: EditLibrary, body: LibraryChanges, session: SessionDep
+    library: EditLibrary, session: SessionDep, body: LibraryChanges = NO_CHANGES
 ) -> JSONResponse:
-    """Change title, description, flags or licence."""
-    given = {
-        name: value
-        for name, value in body.model_dump(exclude_unset=True).items()
-        if value is not None
-    }
+    """Change title, description, flags or licence. Nothing given changes nothing."""
+    given = body.model_dump(exclude_unset=True)
     library = await libraries.update(session, library, given, now=utc_now())
     return JSONResponse(library_json(library, await libraries.describe(session, library)))
 

@@ -103,11 +103,11 @@ class LibraryCreation(BaseModel):
 class LibraryChanges(BaseModel):
     """contract: libraries §3.2 #6"""
 
-    title: Title | None = None
-    description: Description | None = None
-    allow_public_learning: bool | None = None
-    allow_public_read: bool | None = None
-    license: License | None = None
+    title: Title = ""
+    description: Description = ""
+    allow_public_learning: bool = False
+    allow_public_read: bool = False
+    license: License = ""
 
 
 class BlockCreation(BaseModel):

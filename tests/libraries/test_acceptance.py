@@ -42,8 +42,23 @@ async def test_5_a_new_title_leaves_the_description(author: Author) -> None:
     assert list(answer.json()) == FIELDS
     shown = await author.library()
     assert (shown["title"], shown["description"]) == ("New", "About it")
-    nothing = await author.http.patch(f"{V2}/{LIB}/", json={}, headers=STAFF)
-    assert (nothing.status_code, nothing.json()["updated"]) == (200, shown["updated"])
+    for empty in ({"json": {}}, {"content": b""}):
+        nothing = await author.http.patch(f"{V2}/{LIB}/", headers=STAFF, **empty)  # type: ignore[arg-type]
+        assert (nothing.status_code, nothing.json()["updated"]) == (200, shown["updated"])
+
+
+@pytest.mark.parametrize(
+    "field", ["title", "description", "license", "allow_public_learning", "allow_public_read"]
+)
+async def test_a_change_to_null_is_refused(author: Author, field: str) -> None:
+    before = await author.library()
+
+    answer = await author.http.patch(
+        f"{V2}/{LIB}/", json={"title": "New", field: None}, headers=STAFF
+    )
+
+    assert (answer.status_code, list(answer.json())) == (400, [field])
+    assert await author.library() == before
 
 
 async def test_8_whatever_order_is_bogus_is_the_default(author: Author) -> None:

@@ -153,6 +153,22 @@ async def test_7_8_9_the_list(author: Author) -> None:
         assert len(found) == {"LIB-05": 1, "cl-test": 12, "t05": 1, "FINDME": 11, "%": 0}[words]
 
 
+async def test_numbers_of_pages_may_begin_with_noughts(author: Author) -> None:
+    for path in ("", f"{LIB}/blocks/"):
+        for page in ("01", "0" * 20 + "1"):
+            assert (await author.get(path, page=page)).status_code == 200
+        for page in ("0" * 11 + "1" + "9" * 30, "0" * 5000, "0" * 20 + "2"):
+            assert (await author.get(path, page=page)).json() == {"detail": "Invalid page."}
+    await author.create(slug="lib-2")
+    for size, found in (("0" * 20 + "1", 1), ("0" * 20, 2), ("9" * 50, 2)):
+        assert len((await author.get("", page_size=size)).json()) == found
+
+
+async def test_white_space_around_what_is_searched_does_not_count(author: Author) -> None:
+    for words, found in ((" lib-1 ", 1), ("  ", 1), (" x", 0)):
+        assert len((await author.get("", text_search=words)).json()) == found
+
+
 async def test_10_11_a_block_from_creation_to_publishing(author: Author) -> None:
     made = (await author.block()).json()
     assert list(made) == BLOCK_FIELDS
