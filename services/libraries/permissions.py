@@ -303,12 +303,18 @@ async def creator_orgs(session: AsyncSession, caller: Caller) -> set[str]:
 async def may_create_in(
     session: AsyncSession, caller: Caller, org: str, settings: Settings
 ) -> bool:
-    """Whether somebody who may create libraries may do it in this org. contract: §3.2 step 4"""
-    if caller.administrator or settings.creators != "creators":
+    """Whether somebody who may create libraries may do it in this org. contract: §3.2 step 4
+
+    Where orgs have no creators of their own, in any that is not denied.
+    """
+    if caller.administrator:
         return True
-    return (await held(session, caller, [scopes.of_org(org)])).allow(
-        scopes.of_org(org), Permission.CREATE
-    )
+    scope = scopes.of_org(org)
+    mine = await held(session, caller, [scope])
+    policies = mine.policies
+    if settings.creators != "creators":
+        policies += (Policy(scopes.EVERYTHING, "creator"),)
+    return Holdings(policies, mine.active).allow(scope, Permission.CREATE)
 
 
 def _is_holder(table: Any, caller: Caller) -> Any:

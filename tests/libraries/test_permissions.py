@@ -353,8 +353,12 @@ async def test_a_check_is_one_statement_and_cheap(session: AsyncSession) -> None
         ("creators", "over another org", "org"),
         ("creators", "denied creator", "create"),
         ("creators", "staff", None),
+        ("creators", "creator, refused there", "org"),
         ("anyone", "nobody", None),
         ("anyone", "inactive", "create"),
+        ("anyone", "refused there", "org"),
+        ("anyone", "staff, refused there", None),
+        ("staff", "over everything, refused there", "org"),
     ],
 )
 async def test_who_may_create(clean: Servers, creators: str, kind: str, step: str | None) -> None:
@@ -367,8 +371,9 @@ async def test_who_may_create(clean: Servers, creators: str, kind: str, step: st
             ):  # fmt: skip
                 if words in kind:
                     await give(session, Role.CREATOR, scope)
-            if "denied" in kind:
-                await give(session, Role.CREATOR, "*", denied=True)
+            for word, scope in (("denied", "*"), ("refused", "lib:O:*")):
+                if word in kind:
+                    await give(session, Role.CREATOR, scope, denied=True)
         body = {"org": "O", "slug": "s", "title": "T", "description": ""}
         answer = await http.post(f"{V2}/", json=body, headers=as_user("ada", staff="staff" in kind))
 
