@@ -17,6 +17,8 @@ from shared.problems import Forbidden, NotAuthenticated, Unavailable
 from shared.settings import ServiceSettings
 
 SCHEMES = ("bearer", "jwt")
+# A token without the platform's front ends knowing it whole: header and claims, and the signature.
+COOKIES = ("edx-jwt-cookie-header-payload", "edx-jwt-cookie-signature")
 ALGORITHMS = ["HS256", "RS256", "RS512", "ES256", "EdDSA", "Ed25519"]
 SERVICE_TTL = timedelta(minutes=5)
 MOST_REMEMBERED = 1000
@@ -190,11 +192,24 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def bearer(request: Request) -> str:
-    """The token of the Authorization header. Raises NotAuthenticated without one."""
+    """The token of the Authorization header, or of the platform's cookies.
+
+    Browsers add cookies to whatever a page makes them send. So what changes something must carry a
+    header that no other site's page can add: the one with which front ends ask for the cookies.
+    Raises NotAuthenticated without a token.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() not in SCHEMES or not token:
+    if scheme.lower() in SCHEMES and token:
+        return token.strip()
+    wanted = request.headers.get("use-jwt-cookie", "").lower() == "true"
+    found = [request.cookies.get(name) for name in COOKIES] if wanted or _is_safe(request) else []
+    if not found or None in found:
         raise NotAuthenticated()
-    return token.strip()
+    return ".".join(str(part) for part in found)
+
+
+def _is_safe(request: Request) -> bool:
+    return request.method in ("GET", "HEAD", "OPTIONS")
 
 
 async def caller(request: Request) -> Caller:

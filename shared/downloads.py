@@ -25,10 +25,11 @@ async def download(
 ) -> Response:
     """The file, or the part a Range header names; for HEAD the headers alone.
 
-    Raises FileMissing, or RangeNotSatisfiable. Several ranges at once are answered whole.
+    Raises FileMissing, or RangeNotSatisfiable. Several ranges at once are answered whole, and so
+    is a part of what has changed since the caller began (If-Range).
     """
     size = await files.size(path)
-    start, end, partial = _span(request.headers.get("range"), size)
+    start, end, partial = _span(_range(request, headers or {}), size)
     answer = dict(headers or {}) | {
         "Content-Length": str(end - start),
         "Accept-Ranges": "bytes",
@@ -53,6 +54,16 @@ def attachment(file_name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"
 
 
+def _range(request: Request, headers: Mapping[str, str]) -> str | None:
+    """The part that is asked for; RFC 9110 §13.1.5, §14.2."""
+    if request.method == "HEAD":
+        return None
+    only_of = request.headers.get("if-range")
+    if only_of is not None and only_of != headers.get("Etag"):
+        return None
+    return request.headers.get("range")
+
+
 def _span(header: str | None, size: int) -> tuple[int, int, bool]:
     found = RANGE.fullmatch(header.strip()) if header else None
     if found is None or found.groups() == ("", ""):
@@ -62,6 +73,8 @@ def _span(header: str | None, size: int) -> tuple[int, int, bool]:
         start, end = max(0, size - int(last)), size
     else:
         start, end = int(first), min(size, int(last) + 1 if last else size)
+        if last and int(last) < int(first):
+            return 0, size, False  # means nothing; RFC 9110 §14.1.1
     if start >= end:
         raise RangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
     return start, end, True

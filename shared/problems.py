@@ -28,6 +28,8 @@ NO_NUL = r"^[^\x00]*$"
 BUSY = "Somebody else has worked on this for a while: try again."
 NO_DATABASE = "The database cannot be reached at the moment: try again."
 RETRY = {"Retry-After": "5"}
+# FastAPI's word for a body whose text it cannot decode.
+UNREADABLE = "There was an error parsing the body"
 ContractBody = Callable[["Problem"], Any]
 
 
@@ -199,7 +201,11 @@ def install(
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, invalid_request(error))
+        kind = request.headers.get("content-type", "")
+        # FastAPI hands the body over as it came when it is not said to be JSON.
+        if isinstance(error.body, bytes) and error.body:
+            return answer(request, UnsupportedMedia(f'Unsupported media type "{kind}" in request.'))
+        return answer(request, invalid_request(error, _missing(request, error)))
 
     async def on_database(request: Request, error: Exception) -> Response:
         if was_given_up(error):
@@ -221,6 +227,8 @@ def install(
             detail = f'Method "{request.method}" not allowed.'
         else:
             detail = "Not found." if error.status_code == 404 else str(error.detail)
+        if detail == UNREADABLE:
+            detail = "JSON parse error - the body is not UTF-8."
         kind = BY_STATUS.get(error.status_code, BadInput)
         return answer(request, kind(detail, headers=dict(error.headers or {})))
 
@@ -250,10 +258,23 @@ def _code(error: Exception) -> str | None:
     return code
 
 
-def invalid_request(error: RequestValidationError) -> Problem:
+def _missing(request: Request, error: RequestValidationError) -> Sequence[Any]:
+    """What a body without a byte lacks: the fields that are required, as of an empty object."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    if body is None or not any(_is_no_body(item) for item in error.errors()):
+        return ()
+    _, errors = body.validate({}, {}, loc=("body",))
+    return [*(item for item in error.errors() if not _is_no_body(item)), *(errors or ())]
+
+
+def _is_no_body(item: Any) -> bool:
+    return (item["loc"], item["type"]) == (("body",), "missing")
+
+
+def invalid_request(error: RequestValidationError, instead: Sequence[Any] = ()) -> Problem:
     """Name each field that did not validate; never echo what was sent."""
     fields: dict[str, Any] = {}
-    for item in error.errors():
+    for item in instead or error.errors():
         where = [
             str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")
         ]
@@ -273,4 +294,6 @@ def _message(item: dict[str, Any]) -> str:
         return str(item["ctx"]["error"])
     if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NO_NUL:
         return "NUL characters are not allowed."
+    if item["type"] in ("too_long", "string_too_long") and isinstance(item.get("input"), str):
+        return f"Ensure this field has no more than {item['ctx']['max_length']} characters."
     return str(item["msg"])

@@ -118,6 +118,29 @@ async def test_3_bad_fields_are_named_and_nothing_is_stored(
     assert (await author.get("")).json() == []
 
 
+async def test_what_is_too_long_is_told_in_characters(author: Author) -> None:
+    for field, most in (("slug", 50), ("org", 255), ("title", 500), ("description", 10_000)):
+        answer = await author.create(**{field: "x" * (most + 1)})
+        assert answer.json() == {field: [f"Ensure this field has no more than {most} characters."]}
+    full = await author.create(slug="s" * 50, title=f" {'t' * 500} ", description="d" * 10_000)
+    assert full.status_code == 200
+
+
+async def test_only_types_that_are_offered_are_made_where_that_is_set(author: Author) -> None:
+    settings = author.app.state.settings
+    settings.block_types, settings.only_block_types = ["problem"], True
+    assert (await author.block("p1", "problem")).status_code == 200
+
+    refused = await author.post(f"{LIB}/blocks/", {"block_type": "video", "definition_id": "v1"})
+
+    why = 'The "video" XBlock (ID: "v1") is of a type that is not allowed here.'
+    assert (refused.status_code, refused.json()) == (400, {"block_type": why})
+    offered = (await author.get(f"{LIB}/block_types/")).json()
+    assert [one["block_type"] for one in offered] == ["problem"]
+    settings.only_block_types = False
+    assert (await author.block("v1", "video")).status_code == 200
+
+
 async def test_4_a_unicode_slug(author: Author) -> None:
     assert (await author.create(slug="ülib")).json()["id"] == "lib:CL-TEST:ülib"
     assert (await author.get("lib:CL-TEST:ülib/")).status_code == 200
@@ -292,6 +315,13 @@ async def test_22_static_files(author: Author) -> None:
     assert (head.content, head.headers["content-length"]) == (b"", "5")
     beyond = await author.http.get(put.json()["url"], headers=STAFF | {"Range": "bytes=9-"})
     assert beyond.status_code == 416
+    for kept, status in ((got.headers["etag"], 206), ('"of another content"', 200)):
+        more = STAFF | {"Range": "bytes=1-", "If-Range": kept}
+        assert (await author.http.get(put.json()["url"], headers=more)).status_code == status
+    senseless = await author.http.get(put.json()["url"], headers=STAFF | {"Range": "bytes=3-1"})
+    assert (senseless.status_code, senseless.content) == (200, b"hello")
+    told = await author.http.head(put.json()["url"], headers=STAFF | {"Range": "bytes=1-2"})
+    assert (told.status_code, told.headers["content-length"]) == (200, "5")
     cached = await author.http.get(
         put.json()["url"], headers=STAFF | {"If-None-Match": got.headers["etag"]}
     )

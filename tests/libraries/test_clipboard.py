@@ -216,6 +216,23 @@ async def test_below_the_top_what_is_here_already_is_linked(
     assert await count(app, BIRDS) == before + 1
 
 
+async def test_types_that_are_not_allowed_are_linked_and_not_made(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    await post(http, f"{V2}/containers/{COURSE}/copy/")
+    app.state.settings.block_types, app.state.settings.only_block_types = ["problem"], True
+    before = await count(app, TIDES)
+
+    refused = await http.post(f"{V2}/{TIDES}/paste_clipboard/", headers=STAFF)
+
+    assert refused.status_code == 400
+    assert refused.json() == {
+        "block_type": 'The "html" XBlock is of a type that is not allowed here.'
+    }
+    assert await count(app, TIDES) == before
+    await paste(http, BIRDS)
+
+
 async def test_what_was_here_and_was_deleted_is_copied(
     app: FastAPI, http: httpx.AsyncClient
 ) -> None:

@@ -96,6 +96,13 @@ def test_a_course_is_read_through_to_its_components(prefix: str) -> None:
     }
 
 
+def test_types_that_are_not_allowed_are_left_out_and_told() -> None:
+    found = OlxTree(Files(**{"html/a.xml": "<html/>", "video/b.xml": "<video/>"}), allowed={"html"})
+
+    assert names(found) == ["html/a"]
+    assert found.skipped == {"video/b": "it is of a type that is not allowed here."}
+
+
 def test_an_inline_component_loses_its_url_name() -> None:
     loaded = load(COURSE, "problem/in1")
 

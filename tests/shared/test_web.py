@@ -87,6 +87,25 @@ async def test_both_schemes_are_taken(http: httpx.AsyncClient, scheme: str) -> N
     assert answer.json() == {"username": "ada", "staff": True}
 
 
+async def test_the_platforms_cookies_stand_for_a_token_where_no_other_site_can_use_them(
+    http: httpx.AsyncClient,
+) -> None:
+    payload, _, signature = make_token(SECRET, "ada").rpartition(".")
+    whole = f"edx-jwt-cookie-header-payload={payload}; edx-jwt-cookie-signature={signature}"
+    asked = {"Cookie": whole, "USE-JWT-COOKIE": "true"}
+
+    read = await http.get("/old/me/", headers={"Cookie": whole})
+    written = await http.post("/old/things/", json={"name": "x"}, headers=asked)
+
+    assert (read.json()["username"], written.status_code) == ("ada", 200)
+    forged = await http.post("/old/things/", json={"name": "x"}, headers={"Cookie": whole})
+    half = await http.get("/old/me/", headers={"Cookie": whole.partition(";")[0]})
+    wrong = await http.get("/old/me/", headers={"Cookie": f"{whole}x"})
+    assert (forged.status_code, half.status_code, wrong.status_code) == (401, 401, 401)
+    other = await http.get("/old/me/", headers=asked | as_user("bob"))
+    assert other.json()["username"] == "bob"
+
+
 def encoded(claims: dict[str, Any], key: str = SECRET) -> str:
     return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(key))
 
@@ -166,6 +185,33 @@ async def test_a_body_that_is_not_json(http: httpx.AsyncClient) -> None:
     headers = as_user("ada") | {"Content-Type": "application/json"}
 
     answer = await http.post("/old/things/", content=b"{nope", headers=headers)
+
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("JSON parse error - ")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_a_body_that_is_not_said_to_be_json_is_not_read(
+    http: httpx.AsyncClient, kind: str | None
+) -> None:
+    headers = as_user("ada") | ({"Content-Type": kind} if kind else {})
+
+    answer = await http.post("/old/things/", content=b'{"name": "x"}', headers=headers)
+
+    assert answer.status_code == 415
+    assert answer.json()["detail"].startswith("Unsupported media type ")
+
+
+async def test_no_body_at_all_lacks_what_an_empty_object_lacks(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/old/things/", headers=as_user("ada"))
+
+    assert (answer.status_code, answer.json()) == (400, {"name": ["This field is required."]})
+
+
+async def test_a_body_that_is_not_utf8_is_not_json(http: httpx.AsyncClient) -> None:
+    headers = as_user("ada") | {"Content-Type": "application/json"}
+
+    answer = await http.post("/old/things/", content=b'{"name": "\xff"}', headers=headers)
 
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("JSON parse error - ")
