@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 class Names:
     """Which file name stands for which code: the code itself wherever it can be.
 
-    Names that a file system may take for one another are kept apart. Only their hashes are
+    Names that a file system may take for one another are kept apart, and none looks like what
+    macOS leaves in archives. Only their hashes are
     remembered; two that met by chance would merely cost one of them its plain name.
     """
 
     _used: set[int] = field(default_factory=set)
 
     def take(self, folder: str, code: str) -> str:
-        if code.strip(".") and "/" not in code and self._free(folder, code):
+        plain = code.strip(".") and "/" not in code and not code.startswith("._")
+        if plain and self._free(folder, code):
             return code
         for digest_size in range(3, 21):
             digest = hashlib.blake2b(code.encode(), digest_size=digest_size).hexdigest()

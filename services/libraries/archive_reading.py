@@ -4,8 +4,7 @@ Every mistake becomes a line `FILE: what is wrong`. contract: content_core §4.9
 """
 
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,16 +21,17 @@ from services.libraries.archive_contents import (
     Manifest,
 )
 from services.libraries.archive_spool import ArchivedFile, EntitySpool, kind_of
-from services.libraries.archive_tables import LARGEST_NUMBER, UNKNOWN_TIME, Table
+from services.libraries.archive_tables import LARGEST_NUMBER, UNKNOWN_TIME, Table, parse
 from services.libraries.entries import (
     LIMITS,
     ArchiveLimits,
     ArchiveRefused,
     Unpacked,
+    is_junk,
     read,
     shown,
 )
-from services.libraries.states import Kind
+from services.libraries.states import Kind, code_is_valid, collection_code_is_valid, type_is_valid
 from services.libraries.unpacking import unpack
 
 COLLECTION_FOLDERS = (COLLECTIONS, DISABLED_COLLECTIONS)
@@ -42,11 +42,12 @@ CHILD_KINDS = {
 }  # fmt: skip
 CONTAINER_TYPES = {kind.value for kind in CHILD_KINDS}
 NAMESPACE = "xblock.v1"
-ENTITY_CODE = re.compile(r"[\w.-]{1,255}")
+# Any that upstream writes: also those of a machine without a domain.
+EMAIL = re.compile(r"[^@\s]\S*@[^@\s]+")
 MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+=-]+)*", re.ASCII)
-COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 LONGEST_TITLE, LONGEST_PATH, LONGEST_KEY, LONGEST_TEXT = 500, 500, 255, 1_000_000
 _VERSION_FOLDER = re.compile(r"v(0|[1-9]\d{0,9})")
+_IN_VERSION = re.compile(r"(^|/)entities/([^/]+/){2,3}component_versions/[^/]+/")
 
 
 class ArchiveInvalid(ArchiveRefused):
@@ -85,7 +86,7 @@ def read_archive(
 ) -> ArchiveContents:
     """Read an archive. Close what comes back. Raises ArchiveInvalid with all its lines."""
     try:
-        files = unpack(path, limits, check)
+        files = unpack(path, limits, check, _passed_over)
     except ArchiveRefused as error:
         raise ArchiveInvalid(error.lines) from error
     entities = EntitySpool(files)
@@ -104,6 +105,7 @@ class _Reader:
     check: Callable[[], None]
     most_toml: int
     lines: list[str] = field(default_factory=list)
+    more_lines: int = 0
 
     def read(self) -> ArchiveContents:
         self.root = _wrapping_folder(self.files)
@@ -115,14 +117,20 @@ class _Reader:
                 collection_files.append(name)
             elif parts[0] == "entities":
                 self._entity_file(name, parts)
-        collections = [found for found in map(self._collection, collection_files) if found]
+        collections = {
+            name: found for name in collection_files if (found := self._collection(name))
+        }
         self._check_references(collections)
         if self.lines or manifest is None:
-            raise ArchiveInvalid(_shortened(self.lines) or ["package.toml: unreadable."])
-        return ArchiveContents(manifest, self.entities, collections, self.files)
+            more = [f"and {self.more_lines} more."] if self.more_lines else []
+            raise ArchiveInvalid([*self.lines, *more] or ["package.toml: unreadable."])
+        return ArchiveContents(manifest, self.entities, [*collections.values()], self.files)
 
     def line(self, file: str, detail: str) -> None:
-        self.lines.append(f"{shown(file)}: {detail}")
+        if len(self.lines) < LONGEST_LOG:
+            self.lines.append(f"{shown(file)}: {detail}")
+        else:
+            self.more_lines += 1
 
     def _names(self) -> Iterator[str]:
         return (name.removeprefix(self.root) for name in self.files.names())
@@ -138,8 +146,8 @@ class _Reader:
                 self.line(name, f"Missing component TOML file at {place.owner}.toml")
         elif len(parts) in (2, 4) and name.endswith(".toml"):
             entity = self._entity(name)
-            if entity is not None and not self.entities.add(entity):
-                self.line(shown(entity.key), "the archive has this key twice.")
+            if entity is not None and not self.entities.add(entity, name):
+                self.line(name, f"the archive has this key twice: {shown(entity.key)}")
         else:
             self.line(name, "not in the folder of a version.")
 
@@ -162,10 +170,10 @@ class _Reader:
             self.line(name, f"larger than {self.most_toml} bytes.")
             return None
         try:
-            return tomllib.loads(read(self.files, self.root + name).decode())
+            return parse(read(self.files, self.root + name).decode())
         except UnicodeDecodeError:
             self.line(name, "is not UTF-8.")
-        except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             self.line(name, f"is not valid TOML: {error}")
         return None
 
@@ -189,12 +197,20 @@ class _Reader:
             key=package.text("key", longest=LONGEST_KEY),
             description=package.text("description", blank=True, longest=LONGEST_TEXT),
             created=package.time("created") or UNKNOWN_TIME,
-            updated=package.time("updated", required=False) or package.seen_time("created"),
+            updated=package.time_if_any("updated")
+            or package.time_if_any("created")
+            or UNKNOWN_TIME,
             created_at=meta.time("created_at") or UNKNOWN_TIME,
-            created_by=meta.text("created_by", required=False),
-            created_by_email=meta.text("created_by_email", required=False),
-            origin_server=meta.text("origin_server", required=False),
+            created_by=meta.text("created_by", required=False, longest=LONGEST_TITLE),
+            created_by_email=self._email(meta),
+            origin_server=meta.text("origin_server", required=False, longest=LONGEST_TITLE),
         )
+
+    def _email(self, meta: Table) -> str:
+        email = meta.text("created_by_email", required=False, longest=LONGEST_TITLE)
+        if email and not EMAIL.fullmatch(email):
+            self.line("package.toml meta section", "created_by_email: Enter a valid email address.")
+        return email
 
     def _entity(self, name: str) -> ArchivedEntity | None:
         document = self._document(name)
@@ -252,7 +268,7 @@ class _Reader:
         parts = key.split(":", 2) if component else [key]
         if component and parts[0] != NAMESPACE:
             self.line(name, f"key: components are of {NAMESPACE}, not of {shown(parts[0])}.")
-        if not all(ENTITY_CODE.fullmatch(part) for part in parts):
+        if not code_is_valid(parts[-1]) or (component and not type_is_valid(parts[1])):
             self.line(name, f"key: illegal characters in {shown(key)!r}.")
 
     def _versions(
@@ -357,13 +373,13 @@ class _Reader:
         if not table.present:
             return None
         code = table.text("key")
-        if code and not COLLECTION_CODE.fullmatch(code):
+        if code and not collection_code_is_valid(code):
             self.line(name, f"key: illegal characters in {shown(code)!r}.")
         members = table.values.get("entities")
         if not isinstance(members, list) or not all(isinstance(ref, str) for ref in members):
             self.line(f"{name} collection section", "entities: This field is required.")
             members = []
-        created = table.time("created", required=False) or UNKNOWN_TIME
+        created = table.time_if_any("created") or UNKNOWN_TIME
         return ArchivedCollection(
             code=code,
             title=table.text("title", longest=LONGEST_TITLE),
@@ -374,54 +390,56 @@ class _Reader:
             enabled=not name.startswith(f"{DISABLED_COLLECTIONS}/"),
         )
 
-    def _check_references(self, collections: list[ArchivedCollection]) -> None:
+    def _check_references(self, collections: dict[str, ArchivedCollection]) -> None:
         for entity in self.entities.containers():
             self._check_children(entity)
             self._check_pins(entity)
-        self._check_twice(collection.code for collection in collections)
-        for collection in collections:
+        self._check_twice(collections)
+        for file, collection in collections.items():
             assert isinstance(collection.members, list)
             for ref in collection.members:
+                self.check()
                 if self.entities.kind(ref) is None:
-                    file = f"collections/{collection.code}.toml"
-                    detail = f"Entity ref {shown(ref)} not found for collection {collection.code}"
-                    self.line(file, detail)
+                    code = shown(collection.code)
+                    self.line(file, f"Entity ref {shown(ref)} not found for collection {code}")
 
     def _check_children(self, entity: ArchivedEntity) -> None:
-        kind = kind_of(entity)
+        kind, file = kind_of(entity), self.entities.file(entity.key)
         for ref in {ref for version in entity.versions for ref in version.children or ()}:
             self.check()
             found = self.entities.kind(ref)
             if found is None:
-                self.line(entity.key, f"child {shown(ref)} is not in the archive.")
+                self.line(file, f"child {shown(ref)} is not in the archive.")
             elif found is not CHILD_KINDS[kind]:
-                self.line(entity.key, f"{shown(ref)} cannot be a child of a {kind.value}.")
+                self.line(file, f"{shown(ref)} cannot be a child of a {kind.value}.")
 
     def _check_pins(self, entity: ArchivedEntity) -> None:
-        pins = {
-            (ref, pin)
-            for version in entity.versions
-            for ref, pin in zip(version.children or (), version.pins, strict=False)
-            if pin
-        }
-        for ref, pin in sorted(pins):
+        pins: dict[str, set[int]] = {}
+        for version in entity.versions:
+            for ref, pin in zip(version.children or (), version.pins, strict=False):
+                if pin:
+                    pins.setdefault(ref, set()).add(pin)
+        file = self.entities.file(entity.key)
+        for ref, numbers in sorted(pins.items()):
+            self.check()
             pinned = self.entities.get(ref)
-            if pinned and all(version.version_num != pin for version in pinned.versions):
+            known = {version.version_num for version in pinned.versions} if pinned else numbers
+            for pin in sorted(numbers - known):
                 detail = f"version {pin} of {shown(ref)}, which it pins, is not in the archive."
-                self.line(entity.key, detail)
+                self.line(file, detail)
 
-    def _check_twice(self, codes: Iterable[str]) -> None:
+    def _check_twice(self, collections: dict[str, ArchivedCollection]) -> None:
         seen: set[str] = set()
-        for code in codes:
-            if code in seen:
-                self.line(f"collections/{shown(code)}.toml", "the archive has this key twice.")
-            seen.add(code)
+        for file, collection in collections.items():
+            if collection.code in seen:
+                self.line(file, f"the archive has this key twice: {shown(collection.code)}")
+            seen.add(collection.code)
 
 
-def _shortened(lines: list[str]) -> list[str]:
-    if len(lines) <= LONGEST_LOG:
-        return lines
-    return [*lines[:LONGEST_LOG], f"and {len(lines) - LONGEST_LOG} more."]
+def _passed_over(name: str) -> bool:
+    """What macOS and Windows leave in archives; whatever is in a version's folder is its own."""
+    top = name.startswith("__MACOSX/")
+    return top or (is_junk(name) and not _IN_VERSION.search(name))
 
 
 def _types(table: Table) -> dict[str, Any]:

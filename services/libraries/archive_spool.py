@@ -10,7 +10,10 @@ from services.libraries.archive_contents import ArchivedEntity
 from services.libraries.entries import Unpacked, read, scratch_database
 from services.libraries.states import Kind
 
-_TABLE = "create table entity (key text primary key, kind text, is_draft integer, data blob)"
+_TABLE = """
+    create table entity (
+      key text primary key, kind text, is_draft integer, data blob, file text)
+"""
 _FILES = "files"
 
 
@@ -45,11 +48,11 @@ class EntitySpool:
     def close(self) -> None:
         self._database.close()
 
-    def add(self, entity: ArchivedEntity) -> bool:
+    def add(self, entity: ArchivedEntity, file: str) -> bool:
         """False, and nothing is kept, when there is one of this key."""
         kind = kind_of(entity).value
-        row = (entity.key, kind, entity.draft_num is not None, self._written(entity))
-        query = "insert into entity values (?, ?, ?, ?) on conflict do nothing"
+        row = (entity.key, kind, entity.draft_num is not None, self._written(entity), file)
+        query = "insert into entity values (?, ?, ?, ?, ?) on conflict do nothing"
         return self._database.execute(query, row).rowcount == 1
 
     def __iter__(self) -> Iterator[ArchivedEntity]:
@@ -74,6 +77,11 @@ class EntitySpool:
         query = "select data from entity where key = ?"
         row = self._database.execute(query, (key,)).fetchone()
         return self._entity(row[0]) if row else None
+
+    def file(self, key: str) -> str:
+        """The name of the file that describes it."""
+        row = self._database.execute("select file from entity where key = ?", (key,)).fetchone()
+        return str(row[0]) if row else key
 
     def kind(self, key: str) -> Kind | None:
         row = self._database.execute("select kind from entity where key = ?", (key,)).fetchone()

@@ -1,14 +1,37 @@
 """Values of an archive's TOML files, checked as they are taken out. contract: content_core §4.10"""
 
+import re
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 LARGEST_NUMBER = 2**31 - 1
-# Upstream's archives do not say when a version was made.
-UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+# Days that are in the calendar wherever somebody looks at them.
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+# Upstream's archives do not say when a version was made. No archive can say this moment.
+UNKNOWN_TIME = datetime.max.replace(tzinfo=UTC)
+
+# The time and the memory that the parser takes grow with the square of a key's parts.
+MOST_PARTS = 20
+_TEXTS = re.compile(
+    r'"""(?:[^\\]|\\(?:.|\Z))*?(?:"{3,5}|\Z)'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|'[^'\n]*'|#[^\n]*",
+    re.DOTALL,
+)
+_BETWEEN_KEYS = re.compile(r"[\n=,{}\[\]]")
 
 Line = Callable[[str, str], None]
+
+
+def parse(text: str) -> dict[str, Any]:
+    """What a TOML file says. Raises ValueError or RecursionError for what is none."""
+    keys = _BETWEEN_KEYS.split(_TEXTS.sub("x", text))
+    if any(key.count(".") >= MOST_PARTS for key in keys):
+        raise ValueError(f"a key has more than {MOST_PARTS} parts.")
+    return tomllib.loads(text)
 
 
 class Table:
@@ -27,7 +50,7 @@ class Table:
         value = self._value(key, str, "Not a valid string.", required)
         if value is None:
             return ""
-        text: str = value if key in ("key", "description") else value.strip()
+        text: str = value if key == "description" else value.strip()
         if not blank and not text.strip():
             self._line(key, "This field may not be blank.")
         if "\x00" in text:
@@ -55,20 +78,15 @@ class Table:
         if value is None:
             return None
         moment: datetime = value
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=UTC)
-        try:
-            return moment.astimezone(UTC)
-        except OverflowError:
+        in_utc = _in_utc(moment)
+        if in_utc is None:
             self._line(key, "Datetime has wrong format.")
-            return None
+        return in_utc
 
-    def seen_time(self, key: str) -> datetime:
-        """A time that was checked before."""
+    def time_if_any(self, key: str) -> datetime | None:
+        """None for what is no time: other readers do not look at it."""
         value = self.values.get(key)
-        if not isinstance(value, datetime):
-            return UNKNOWN_TIME
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
+        return _in_utc(value) if isinstance(value, datetime) else None
 
     def _value(self, key: str, kind: type, message: str, required: bool) -> Any:
         value = self.values.get(key)
@@ -83,3 +101,12 @@ class Table:
 
     def _line(self, key: str, message: str) -> None:
         self._report(self._file, f"{key}: {message}")
+
+
+def _in_utc(moment: datetime) -> datetime | None:
+    """Without a zone it is in UTC already. None at the ends of the calendar."""
+    try:
+        in_utc = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        return None
+    return in_utc if EARLIEST <= in_utc <= LATEST else None

@@ -28,6 +28,7 @@ OUR_DISK = {
 }  # fmt: skip
 
 Check = Callable[[], None]
+Junk = Callable[[str], bool]
 
 
 class ArchiveRefused(BadInput):
@@ -157,7 +158,7 @@ class Folder:
         self._sizes = {
             path.relative_to(root).as_posix(): path.stat().st_size
             for path in root.rglob("*")
-            if not path.is_symlink() and path.is_file() and not _junk(path.name)
+            if not path.is_symlink() and path.is_file() and not is_junk(path.name)
         }
 
     def names(self) -> list[str]:
@@ -179,6 +180,7 @@ class Findings:
     limits: ArchiveLimits
     source_bytes: int
     check: Check
+    junk: Junk
     lines: list[str] = field(default_factory=list)
     entries: int = 0
     expanded: int = 0
@@ -216,7 +218,7 @@ class Findings:
         if wrong:
             self.line(f"{shown(raw)}: {wrong}")
             return None
-        if folder or not name or _junk(name):
+        if folder or not name or self.junk(name):
             return None
         if name in known:
             self.line(f"{shown(raw)}: the archive has this name twice.")
@@ -270,5 +272,6 @@ def shown(name: str) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
-def _junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Whether an operating system put the file there, not the person."""
     return JUNK.search(name) is not None

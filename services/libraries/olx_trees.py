@@ -18,7 +18,12 @@ from lxml import etree
 from services.libraries import olx
 from services.libraries.entries import ArchiveRefused, Tree, read, shown
 from services.libraries.olx import Block, InvalidOlx, OlxLimits
-from services.libraries.states import NOT_IN_PATHS, TYPE, code_is_valid, why_no_component
+from services.libraries.states import (
+    NOT_IN_PATHS,
+    code_is_valid,
+    type_is_valid,
+    why_no_component,
+)
 
 OUTLINES = ("library.xml", "course.xml")
 CONTAINERS = {"library", "course", "chapter", "sequential", "vertical"}
@@ -157,7 +162,7 @@ class OlxTree:
             self.skipped.setdefault(f"{found.name} (again)", "it is named more than once.")
             return
         self._seen.add((found.block_type, found.code))
-        if not code_is_valid(found.code) or not TYPE.fullmatch(found.block_type):
+        if not code_is_valid(found.code) or not type_is_valid(found.block_type):
             self.skipped[found.name] = (
                 "a code may have letters, digits, underscores, dots and hyphens only."
             )

@@ -36,9 +36,17 @@ from services.libraries import (
 from services.libraries.errors import BlockUnknown, FieldRefused, LibraryUnknown, Superseded
 from services.libraries.keys import library_key, parse_usage_key, usage_key
 from services.libraries.models import Collection, Draft, Entity, Library
-from services.libraries.schemas import Description, LibraryCreation, License, Plain, Slug, Title
+from services.libraries.schemas import (
+    BlockType,
+    Description,
+    LibraryCreation,
+    License,
+    Plain,
+    Slug,
+    Title,
+)
 from services.libraries.settings import Settings
-from services.libraries.states import Permission, code_is_valid, component_ref
+from services.libraries.states import Permission, collection_code_is_valid, component_ref
 from shared.database import utc_now
 from shared.files import Files
 from shared.problems import BadInput
@@ -261,7 +269,7 @@ class Libraries(OfLibrary):
 
 
 def _code(value: str) -> str:
-    if not code_is_valid(value):
+    if not collection_code_is_valid(value):
         raise ValueError("Not a valid code.")
     return value
 
@@ -350,7 +358,7 @@ class ComponentFields(Strict):
 
 class NewComponent(Strict):
     library: Plain
-    block_type: Annotated[Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    block_type: BlockType
     definition_id: Annotated[Slug, StringConstraints(max_length=255)]
     can_stand_alone: bool = True
     olx: Olx | None = None

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from services.libraries.keys import ItemKey, parse_item_key
-from services.libraries.states import LICENSES, Mode
+from services.libraries.states import LICENSES, LONGEST_TYPE, TYPE, Mode
 from shared.problems import NotFound
 
 ORG = re.compile(r"[-a-zA-Z0-9_]+")
@@ -74,6 +74,9 @@ Plain = Annotated[str, BeforeValidator(_text)]
 Title = Annotated[Plain, StringConstraints(max_length=500), AfterValidator(_not_blank)]
 Description = Annotated[Plain, StringConstraints(max_length=10_000)]
 Slug = Annotated[Plain, AfterValidator(_slug)]
+BlockType = Annotated[
+    Plain, StringConstraints(max_length=LONGEST_TYPE, pattern=f"^{TYPE.pattern}$")
+]
 License = Annotated[Plain, AfterValidator(_license)]
 
 
@@ -113,10 +116,7 @@ class LibraryChanges(BaseModel):
 class BlockCreation(BaseModel):
     """contract: libraries §3.6 #23"""
 
-    # The name of an XML element, as it is one in the OLX.
-    block_type: Annotated[
-        Plain, StringConstraints(max_length=100, pattern=r"^[a-zA-Z_][a-zA-Z0-9_.-]*$")
-    ]
+    block_type: BlockType
     definition_id: Annotated[Plain, StringConstraints(max_length=255), AfterValidator(_slug)]
     can_stand_alone: bool = True
     olx: Annotated[

@@ -164,7 +164,10 @@ def why_no_component(block_type: str, allowed: Collection[str] | None) -> str | 
 
 
 CODE = re.compile(r"[\w.-]+")
-TYPE = re.compile(r"[a-zA-Z0-9_.-]+")
+COLLECTION_CODE = re.compile(r"[A-Za-z0-9_.-]+")
+# The name of an XML element, as it is one in the OLX; in archives it is the name of a folder.
+TYPE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]*")
+LONGEST_TYPE = 100
 # Control characters, line ends and halves of characters. Spaces of any width are fine.
 NOT_IN_PATHS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -172,6 +175,16 @@ NOT_IN_PATHS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def code_is_valid(code: str) -> bool:
     """contract: content_core §1.1, checked here because a database's locale must not decide."""
     return len(code) <= 255 and CODE.fullmatch(code) is not None
+
+
+def collection_code_is_valid(code: str) -> bool:
+    """contract: content_core §1.1"""
+    return len(code) <= 255 and COLLECTION_CODE.fullmatch(code) is not None
+
+
+def type_is_valid(block_type: str) -> bool:
+    """Whether it can be in the key of a component."""
+    return len(block_type) <= LONGEST_TYPE and TYPE.fullmatch(block_type) is not None
 
 
 def component_ref(block_type: str, code: str) -> str:

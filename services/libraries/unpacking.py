@@ -14,20 +14,27 @@ from services.libraries.entries import (
     ArchiveRefused,
     Check,
     Findings,
+    Junk,
     Unpacked,
+    is_junk,
 )  # fmt: skip
 
 LONGEST_MARK = 262
 NO_ARCHIVE = "The file is neither a zip nor a tar.gz archive."
 
 
-def unpack(source: Path, limits: ArchiveLimits = LIMITS, check: Check = lambda: None) -> Unpacked:
+def unpack(
+    source: Path,
+    limits: ArchiveLimits = LIMITS,
+    check: Check = lambda: None,
+    junk: Junk = is_junk,
+) -> Unpacked:
     """Unpack into a temporary file. `check` is called often, and stops it by raising.
 
     Raises ArchiveRefused with a line for everything that is wrong; nothing is kept then.
     """
     unpacked = Unpacked()
-    findings = Findings(limits, source.stat().st_size, check)
+    findings = Findings(limits, source.stat().st_size, check, junk)
     try:
         with source.open("rb") as file:
             kind = kind_of(file.read(LONGEST_MARK))

@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from asyncpg import NumericValueOutOfRangeError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.libraries import events
+from services.libraries.errors import RuleBroken
 from services.libraries.models import Library
 from shared.database import driver
 
@@ -52,12 +54,16 @@ async def make(
     """Make the next version of each entity and point its draft there, in one change log.
 
     Returns the versions by entity id. A fixed number of statements for any number of entities.
+    Raises RuleBroken after the last number there is, which only a restored archive can have.
     """
     if not news:
         return {}
     database = await driver(session)
     rows = orjson.dumps([_row(new) for new in news]).decode()
-    made = await database.fetch(_MAKE, library.id, rows, now, user)
+    try:
+        made = await database.fetch(_MAKE, library.id, rows, now, user)
+    except NumericValueOutOfRangeError as error:
+        raise RuleBroken("There is no number left for another version.") from error
     await events.tell_drafts(session, library, made[0]["log"])
     return {row["entity_id"]: MadeVersion(row["version_id"], row["version_num"]) for row in made}
 

@@ -21,7 +21,9 @@ MADE_BY_UNIX = 3 << 8
 BASIC, ZIP64 = 20, 45
 SHORT, LONG = 0xFFFF, 0xFFFFFFFF
 FIRST_YEAR, LAST_YEAR = 1980, 2107
-LEVEL = 6
+LEVEL, UNPACKED_LEVEL = 6, 0
+# Readers take what expands to much more than its size for a bomb (ArchiveLimits.ratio).
+DENSEST, DENSE_BYTES = 40, 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class ZipStream:
         self._directory: IO[bytes] = tempfile.SpooledTemporaryFile(1024 * 1024)  # noqa: SIM115
         self._offset = 0
         self._entries = 0
+        self._expanded = 0
 
     def folder(self, name: str, modified: datetime) -> bytes:
         """An entry for a folder; the name ends with a slash."""
@@ -54,7 +57,7 @@ class ZipStream:
         packer = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
         packed = packer.compress(data) + packer.flush()
         method = DEFLATED
-        if len(packed) >= len(data):
+        if len(packed) >= len(data) or self.is_dense(len(data), len(packed)):
             packed, method = data, STORED
         crc = zlib.crc32(data)
         return self._whole(name, packed, crc, len(data), method, FILE_MODE, modified)
@@ -90,11 +93,17 @@ class ZipStream:
     def record(self, entry: _Entry, written: int) -> None:
         self._directory.write(_central(entry))
         self._offset += written
+        self._expanded += entry.size
         self._entries += 1
 
     @property
     def offset(self) -> int:
         return self._offset
+
+    def is_dense(self, size: int, packed: int) -> bool:
+        """Whether so many more bytes as so few would make the archive look like a bomb."""
+        expanded = self._expanded + size
+        return expanded > DENSE_BYTES and expanded > DENSEST * (self._offset + packed)
 
 
 class OpenFile:
@@ -102,6 +111,7 @@ class OpenFile:
 
     def __init__(self, archive: ZipStream, name: str, modified: datetime) -> None:
         self._archive, self._name, self._modified = archive, name.encode(), modified
+        self._level = LEVEL
         self._packer = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
         self._crc = self._size = self._packed = 0
         self._started = b""
@@ -112,10 +122,20 @@ class OpenFile:
 
     def write(self, piece: bytes) -> bytes:
         self._crc = zlib.crc32(piece, self._crc)
+        packed = self._change_level() + self._packer.compress(piece)
         self._size += len(piece)
-        packed = self._packer.compress(piece)
         self._packed += len(packed)
         return packed
+
+    def _change_level(self) -> bytes:
+        """What is too dense goes on as it is; blocks of both kinds may follow each other."""
+        dense = self._archive.is_dense(self._size, self._packed)
+        level = UNPACKED_LEVEL if dense else LEVEL
+        if level == self._level:
+            return b""
+        rest = self._packer.flush(zlib.Z_SYNC_FLUSH)
+        self._level, self._packer = level, zlib.compressobj(level, zlib.DEFLATED, -15)
+        return rest
 
     def finish(self) -> bytes:
         packed = self._packer.flush()

@@ -450,6 +450,7 @@ async def test_what_is_not_supported_is_refused(author: Author) -> None:
     refused = [
         {"block_type": "vertical", "definition_id": "x"},
         {"block_type": "problem", "definition_id": "a b"},
+        {"block_type": "..", "definition_id": "x"},
         {"block_type": "problem", "definition_id": "x", "parent_block": "y"},
         {"block_type": "<script>", "definition_id": "x"},
         {"block_type": "problem"},

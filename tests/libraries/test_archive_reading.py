@@ -1,7 +1,9 @@
 """Archives from anyone: what is understood, and what becomes a line of the log."""
 
+import re
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,10 @@ Change = Callable[[dict[str, bytes]], None]
 A = "entities/xblock.v1/html/never-published"
 UNIT = "entities/vertical-names.toml"
 GROUP = "collections/favourites.toml"
+MACHINES = (
+    "__MACOSX/entities/._x.toml", ".DS_Store", "entities/._x.toml", f"{A}/.DS_Store",
+    f"{A}/component_versions/Thumbs.db", "collections/._a.toml",
+)  # fmt: skip
 
 
 def sample() -> dict[str, bytes]:
@@ -74,6 +80,7 @@ def without(name: str) -> Change:
     return lambda contents: contents.__delitem__(name)
 
 
+OTHER_GROUP = sample()[GROUP].replace(b"favour", b"f").replace(b"water", b"vater")
 WRONG: dict[str, tuple[Change, str]] = {
     "no package": (without("package.toml"), "package.toml: Missing learning package file."),
     "no meta": (
@@ -101,9 +108,33 @@ WRONG: dict[str, tuple[Change, str]] = {
         replaced("package.toml", "= 1", '= "1"'),
         "package.toml meta section: format_version: A valid integer is required.",
     ),
+    "no address": (
+        replaced("package.toml", '"archivist@example.test"', '"archivist"'),
+        "package.toml meta section: created_by_email: Enter a valid email address.",
+    ),
+    "a whole book as origin": (
+        replaced("package.toml", "origin.example.test", "x" * 501),
+        "package.toml meta section: origin_server: Ensure this field has no more than 500",
+    ),
+    "first day of the calendar": (
+        replaced("package.toml", "created = 2026", "created = 0001-01-01T00:00:00Z # 2026"),
+        "package.toml learning package section: created: Datetime has wrong format.",
+    ),
     "invalid TOML": (added(UNIT, b"[entity\n"), f"{UNIT}: is not valid TOML"),
     "TOML in latin-1": (added(UNIT, b'x = "\xe9"'), f"{UNIT}: is not UTF-8."),
     "deep TOML": (added(UNIT, b"x = " + b"[" * 100_000), f"{UNIT}: is not valid TOML"),
+    "key of many parts": (
+        added(UNIT, b".".join([b"a"] * 100_000) + b" = 1"),
+        f"{UNIT}: is not valid TOML: a key has more than 20 parts.",
+    ),
+    "table of many parts": (
+        added(UNIT, b"[" + b" . ".join([b'"a"'] * 100_000) + b"]"),
+        f"{UNIT}: is not valid TOML: a key has more than 20 parts.",
+    ),
+    "key of many parts behind texts": (
+        added(UNIT, b'x = ["""a"""", {' + b".".join([b"a"] * 100_000) + b'=1}, """b""""]'),
+        f"{UNIT}: is not valid TOML: a key has more than 20 parts.",
+    ),
     "no entity": (added(UNIT, b"x = 1"), f"{UNIT}: No data provided"),
     "no key": (replaced(UNIT, "key =", "kee ="), f"{UNIT}: key: This field is required."),
     "alone?": (
@@ -118,6 +149,14 @@ WRONG: dict[str, tuple[Change, str]] = {
     "illegal code": (
         replaced(f"{A}.toml", "html:never-published", "html:a b"),
         "illegal characters",
+    ),
+    "a type of dots": (
+        replaced(f"{A}.toml", "v1:html:", "v1:..:"),
+        f"{A}.toml: key: illegal characters in 'xblock.v1:..:never-published'.",
+    ),
+    "a type that no key can have": (
+        replaced(f"{A}.toml", "v1:html:", "v1:日本:"),
+        f"{A}.toml: key: illegal characters in",
     ),
     "container of no kind": (
         replaced(UNIT, "[entity.container.unit]", "[entity.container]"),
@@ -137,7 +176,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "unknown child": (
         replaced(UNIT, "xblock.v1:video:intro", "xblock.v1:video:gone"),
-        "vertical-names: child xblock.v1:video:gone is not in the archive.",
+        f"{UNIT}: child xblock.v1:video:gone is not in the archive.",
     ),
     "wrong child": (
         replaced(UNIT, "xblock.v1:video:intro", "vertical-facts"),
@@ -193,12 +232,21 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "key twice": (
         added("entities/copy.toml", sample()[UNIT]),
-        "vertical-names: the archive has this key twice.",
+        "entities/vertical-names.toml: the archive has this key twice: vertical-names",
     ),
-    "collection twice": (added("collections/copy.toml", sample()[GROUP]), "key twice"),
+    "collection twice": (
+        added("collections/copy.toml", sample()[GROUP]),
+        f"{GROUP}: the archive has this key twice: favourites",
+    ),
     "collection member": (
         replaced(GROUP, "problem:water-boils", "problem:gone"),
-        "Entity ref xblock.v1:problem:gone not found for collection favourites",
+        f"{GROUP}: Entity ref xblock.v1:problem:gone not found for collection favourites",
+    ),
+    "collection member, named by its file": (
+        added(
+            "collections/other.toml", sample()[GROUP].replace(b"favour", b"f").replace(b"w", b"v")
+        ),
+        "collections/other.toml: Entity ref xblock.v1:problem:vater-boils not found for",
     ),
     "collection code": (replaced(GROUP, '"favourites"', '"é"'), "illegal characters"),
     "no collection title": (
@@ -218,6 +266,108 @@ def test_each_mistake_becomes_a_line(tmp_path: Path, change: Change, line: str) 
     change(contents)
 
     assert any(line in one for one in lines(tmp_path, contents))
+
+
+PASSED_OVER: dict[str, Change] = {
+    "when it was updated": replaced("package.toml", "updated = 2026", 'updated = "then" # 2026'),
+    "when a collection was made": replaced(GROUP, "created = 2026", 'created = "then" # 2026'),
+    "blanks around the package's key": replaced(
+        "package.toml", '"lib:Example:Sampler"', '" lib:Example:Sampler "'
+    ),
+    "blanks around an entity's key": replaced(
+        f"{A}.toml", '"xblock.v1:html:never-published"', '" xblock.v1:html:never-published\\n"'
+    ),
+    "blanks around a collection's key": replaced(GROUP, '"favourites"', '" favourites "'),
+    "an address without a domain": replaced("package.toml", "archivist@example.test", "a@host"),
+    "many dots in a text": replaced(
+        f"{A}.toml", "[entity]", f'"x" = """{"." * 90}\n"""" # {"." * 90}\n[entity]'
+    ),
+    "what macOS and Windows leave": lambda contents: contents.update(dict.fromkeys(MACHINES, b"x")),
+}
+
+
+@pytest.mark.parametrize("change", PASSED_OVER.values(), ids=PASSED_OVER.keys())
+def test_what_other_readers_do_not_mind_does_no_harm(tmp_path: Path, change: Change) -> None:
+    contents = sample()
+    change(contents)
+    path = tmp_path / "archive.zip"
+    path.write_bytes(make_zip(*contents.items()))
+
+    with read_archive(path) as found, read_archive(SAMPLE) as known:
+        assert [entity.key for entity in found.entities] == [one.key for one in known.entities]
+        assert [one.code for one in found.collections] == ["favourites"]
+        assert found.manifest.key == "lib:Example:Sampler"
+        assert found.manifest.updated == known.manifest.updated
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("folders", [True, False])
+def test_19_every_kind_of_zip_and_keys_nobody_knows(
+    tmp_path: Path, method: int, folders: bool
+) -> None:
+    """contract: content_core §7 trap 19"""
+    contents = sample()
+    for name in (one for one in contents if one.endswith(".toml")):
+        contents[name] = re.sub(
+            rb"(?m)^(\[\[?(?!entity.container|version.container)[\w.]+\]?\])$",
+            rb"\1\nunknown = [{ a = 1 }]",
+            contents[name],
+        )
+        assert b"unknown" in contents[name]
+    bare = b"[entity]\ncan_stand_alone = true\nkey = 'xblock.v1:html:bare'\n"
+    contents["entities/xblock.v1/html/bare.toml"] = bare
+    names = sorted({f"{name.rpartition('/')[0]}/" for name in contents if "/" in name})
+    path = tmp_path / "archive.zip"
+    entries = [*((name, b"") for name in names if folders), *contents.items()]
+    path.write_bytes(make_zip(*entries, method=method))
+
+    with read_archive(path) as found:
+        by_key = {entity.key: entity for entity in found.entities}
+        assert len(by_key) == 12
+        assert by_key["xblock.v1:html:empty-title"].versions[0].title == ""
+        empty = by_key["xblock.v1:html:bare"]
+        assert (empty.draft_num, empty.published_num, [*empty.versions]) == (None, None, [])
+
+
+def test_moments_of_any_zone_and_year_are_kept(tmp_path: Path) -> None:
+    contents = sample()
+    unix = "1970-01-01T00:00:00Z"
+    for name, text in (
+        ("package.toml", unix), (f"{A}.toml", unix), (UNIT, "2026-03-01 05:30:00+05:30"),
+    ):  # fmt: skip
+        contents[name] = re.sub(rb"created = \S+", f"created = {text}".encode(), contents[name])
+    path = tmp_path / "archive.zip"
+    path.write_bytes(make_zip(*contents.items()))
+
+    with read_archive(path) as found:
+        created = {entity.key: entity.created for entity in found.entities}
+        assert found.manifest.created == datetime(1970, 1, 1, tzinfo=UTC)
+        assert created["xblock.v1:html:never-published"] == datetime(1970, 1, 1, tzinfo=UTC)
+        assert created["vertical-names"] == datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_a_log_has_an_end(tmp_path: Path) -> None:
+    found = lines(tmp_path, sample() | {UNIT: b"[entity]\n" + b"[[version]]\n" * 20_000})
+
+    assert len(found) == 10_001
+    assert re.fullmatch(r"and \d{5} more\.", found[-1])
+
+
+def test_many_pins_of_one_component_are_checked_at_once(tmp_path: Path) -> None:
+    """Each version of the component is looked at once, not once for each pin."""
+    many = range(2, 20_000)
+    more = "".join(f'[[version]]\ntitle = ""\nversion_num = {number}\n' for number in many)
+    refs = ", ".join(['"xblock.v1:video:intro"'] * len(many))
+    unit = sample()[UNIT].decode().partition("[[version]]")[0]
+    unit += f'[[version]]\ntitle = "x"\nversion_num = 1\npins = {[*many]}\n'
+    unit += f"[version.container]\nchildren = [{refs}]\n"
+    video = "entities/xblock.v1/video/intro.toml"
+    contents = sample() | {UNIT: unit.encode(), video: sample()[video] + more.encode()}
+    path = tmp_path / "archive.zip"
+    path.write_bytes(make_zip(*contents.items()))
+
+    with read_archive(path) as found:
+        assert found.entities.kind("vertical-names") == "unit"
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

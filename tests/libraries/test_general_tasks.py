@@ -121,6 +121,8 @@ async def test_creating_gives_the_object_as_result_and_as_created_resource(
         ("libraries", {"org": "A", "slug": "x", "title": "x" * 501, "description": ""}, "title"),
         ("libraries", {"org": "A", "slug": "x", "title": ["T"], "description": ""}, "title"),
         ("collections", {"library": LIB, "key": "a/b", "title": "T"}, "key"),
+        ("collections", {"library": LIB, "key": "é", "title": "T"}, "key"),
+        ("components", {"library": LIB, "block_type": "..", "definition_id": "a"}, "block_type"),
         ("collections", {"library": "lib:\x00:No", "key": "a", "title": "T"}, "library"),
         ("collections", {"library": {"a": []}, "key": "a", "title": "T"}, "library"),
         ("components", {"library": LIB, "block_type": "html", "definition_id": "a",

@@ -28,7 +28,7 @@ from services.libraries import (
 )
 from services.libraries.backup import backup_library
 from services.libraries.components import NewComponent
-from services.libraries.errors import FieldRefused
+from services.libraries.errors import FieldRefused, RuleBroken
 from services.libraries.leftovers import upload_cleanup
 from services.libraries.models import Library
 from services.libraries.orphans import orphan_cleanup
@@ -268,6 +268,69 @@ async def test_names_as_long_and_deep_as_they_may_be_come_back(
     assert sum(name.rpartition(".")[2] != "toml" for name in content(first)) == 1 + len(paths)
 
 
+NAMES = {
+    "long words": (["語" * 255], ["static/" + "語" * 490, "static/" + "a/" * 200 + "b"]),
+    "what others take for junk": (
+        ["__MACOSX", "._x", ".DS_Store", "Thumbs.db"],
+        ["static/._a.png", "static/.DS_Store", "static/Thumbs.db", "__MACOSX/a", "._a"],
+    ),
+    "parts of the format": (
+        ["component_versions", "v1", "block.xml", "a.toml"],
+        ["component_versions/v1/block.xml", "block.xml/x", "static", "package.toml", "C:x"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("codes", "paths"), NAMES.values(), ids=NAMES.keys())
+async def test_names_of_any_kind_come_back(
+    database: Database, files: Files, codes: list[str], paths: list[str]
+) -> None:
+    async with database.sessions.begin() as session:
+        library = await make_library(session)
+        picture = await media.store_file(files, library, b"\x89PNG", "image/png")
+        assets = dict.fromkeys(paths, picture)
+        items = [
+            NewComponent("html", code, code[:9], f"<html>{code}</html>", assets) for code in codes
+        ]
+        await components.add_many(session, library, items, user="ada", now=NOON)
+        for code in codes:
+            await containers.create(
+                session, library, kind=Kind.UNIT, code=code, title="t", user="ada", now=NOON
+            )
+    first = await back_up(database, files, library.key)
+
+    restored = await made_of(database, await run(database, files, first))
+
+    assert content(await back_up(database, files, restored.key)) == content(first)
+    assert len(content(first)) == len(codes) * (len(paths) + 3)
+
+
+async def test_files_that_compress_very_well_come_back(database: Database, files: Files) -> None:
+    """As whole and as many small ones: none makes the archive look like a bomb to its reader."""
+    async with database.sessions.begin() as session:
+        library = await make_library(session)
+        large = {
+            f"static/{number}": await media.store_file(
+                files, library, _pieces(bytes([number]) * 2**18, 60), "image/bmp"
+            )
+            for number in range(3)
+        }
+        item = NewComponent("html", "a", "a", "<html/>", large)
+        await components.add_many(session, library, [item], user="ada", now=NOON)
+    data = await back_up(database, files, library.key)
+
+    restored = await made_of(database, await run(database, files, data))
+
+    assert content(await back_up(database, files, restored.key)) == content(data)
+    assert sum(map(len, content(data).values())) > 45_000_000
+    assert len(data) < 2_000_000
+
+
+async def _pieces(piece: bytes, count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield piece
+
+
 async def test_the_next_edit_and_publish_go_on_from_what_was_restored(
     database: Database, files: Files
 ) -> None:
@@ -285,6 +348,20 @@ async def test_the_next_edit_and_publish_go_on_from_what_was_restored(
         assert (found.changes, found.deletes) == (True, True)
         assert await publish_all(session, restored, user="ada", now=NOON) == 2
         assert await components.get_olx(session, case, "1") == "<html>1</html>"
+
+
+async def test_after_the_last_number_there_is_no_version(database: Database, files: Files) -> None:
+    contents = {
+        name.replace(f"{A}/component_versions/v1/", f"{A}/component_versions/v2147483647/"): data
+        for name, data in sample().items()
+    }
+    contents[f"{A}.toml"] = contents[f"{A}.toml"].replace(b"num = 1", b"num = 2147483647")
+    library = await made_of(database, await run(database, files, make_zip(*contents.items())))
+
+    async with database.sessions() as session:
+        last = await entities.get(session, library, "xblock.v1:html:never-published")
+        with pytest.raises(RuleBroken, match="no number left"):
+            await components.set_olx(session, library, last, "<html/>", user="ada", now=NOON)
 
 
 async def test_files_stay_where_they_are_when_a_library_is_made(

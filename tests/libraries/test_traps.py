@@ -209,6 +209,21 @@ async def test_13_components_of_two_types_may_have_one_code(
         await containers.create(session, library, kind=Kind.SECTION, code="same", title="s", **BY)
 
 
+@pytest.mark.parametrize("name", ["é", "日本語", "ΩΜΈΓΑ", "٣"])
+async def test_14_codes_in_any_script_whatever_the_databases_locale_is(
+    session: AsyncSession, library: Library, name: str
+) -> None:
+    """The database has no say in it: no rule of its own on codes could depend on its locale."""
+    await code(session, library, name)
+    await containers.create(session, library, kind=Kind.UNIT, code=name, title="u", **BY)
+
+    found = await query(session, "select distinct code from entity")
+
+    assert found == [(name,)]
+    rules = "select pg_get_constraintdef(oid) from pg_constraint where contype = 'c'"
+    assert [rule for (rule,) in await query(session, rules) if "~" in rule] == []
+
+
 async def test_15_a_text_that_is_stored_as_a_file_too_keeps_both(
     session: AsyncSession, library: Library
 ) -> None:
