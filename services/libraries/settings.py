@@ -31,7 +31,7 @@ class Settings(ServiceSettings):
     # How long a process does not write down again what it knows of a caller.
     directory_minutes: float = Field(default=5.0, gt=0)
     # The types of components that are offered, and whether no others may be made.
-    block_types: list[Annotated[str, Field(pattern=TYPE.pattern)]] = Field(
+    block_types: list[Annotated[str, Field(pattern=f"^{TYPE.pattern}$")]] = Field(
         default_factory=lambda: list(BLOCK_TYPES)
     )
     only_block_types: bool = False
