@@ -159,9 +159,14 @@ async def revert(
 
 
 _UNPUBLISHED = Lookup("""
-    select count(*) filter (where draft is not null) as changes,
-           count(*) filter (where draft is null) as deletes
-    from differences(:library_id)
+    select count(*) filter (where pointer.version_id is not null) as changes,
+           count(*) filter (where pointer.version_id is null) as deletes
+    from (
+      select array_agg(entity_id) as ids from unpublished where library_id = :library_id) as noted
+    cross join lateral (
+      select entity_id, version_id from draft where entity_id = any(noted.ids) offset 0) as pointer
+    where pointer.version_id is distinct from (
+      select version_id from published where published.entity_id = pointer.entity_id)
 """)
 
 
