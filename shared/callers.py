@@ -17,8 +17,9 @@ from shared.problems import Forbidden, NotAuthenticated, Unavailable
 from shared.settings import ServiceSettings
 
 SCHEMES = ("bearer", "jwt")
-# A token without the platform's front ends knowing it whole: header and claims, and the signature.
+# A token in two parts, so that scripts of the platform's pages never have it whole.
 COOKIES = ("edx-jwt-cookie-header-payload", "edx-jwt-cookie-signature")
+SAFE = ("GET", "HEAD", "OPTIONS")
 ALGORITHMS = ["HS256", "RS256", "RS512", "ES256", "EdDSA", "Ed25519"]
 SERVICE_TTL = timedelta(minutes=5)
 MOST_REMEMBERED = 1000
@@ -201,15 +202,11 @@ def bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() in SCHEMES and token:
         return token.strip()
-    wanted = request.headers.get("use-jwt-cookie", "").lower() == "true"
-    found = [request.cookies.get(name) for name in COOKIES] if wanted or _is_safe(request) else []
-    if not found or None in found:
+    asked = request.headers.get("use-jwt-cookie", "").lower() == "true"
+    parts = [request.cookies[name] for name in COOKIES if name in request.cookies]
+    if len(parts) < len(COOKIES) or not (asked or request.method in SAFE):
         raise NotAuthenticated()
-    return ".".join(str(part) for part in found)
-
-
-def _is_safe(request: Request) -> bool:
-    return request.method in ("GET", "HEAD", "OPTIONS")
+    return ".".join(parts)
 
 
 async def caller(request: Request) -> Caller:

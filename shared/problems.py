@@ -205,7 +205,7 @@ def install(
         # FastAPI hands the body over as it came when it is not said to be JSON.
         if isinstance(error.body, bytes) and error.body:
             return answer(request, UnsupportedMedia(f'Unsupported media type "{kind}" in request.'))
-        return answer(request, invalid_request(error, _missing(request, error)))
+        return answer(request, invalid_request(_errors(request, error)))
 
     async def on_database(request: Request, error: Exception) -> Response:
         if was_given_up(error):
@@ -258,23 +258,21 @@ def _code(error: Exception) -> str | None:
     return code
 
 
-def _missing(request: Request, error: RequestValidationError) -> Sequence[Any]:
-    """What a body without a byte lacks: the fields that are required, as of an empty object."""
+def _errors(request: Request, error: RequestValidationError) -> Sequence[Any]:
+    """What did not validate; a body without a byte lacks what an empty object lacks."""
+    found = error.errors()
+    rest = [item for item in found if (item["loc"], item["type"]) != (("body",), "missing")]
     body = getattr(request.scope.get("route"), "body_field", None)
-    if body is None or not any(_is_no_body(item) for item in error.errors()):
-        return ()
-    _, errors = body.validate({}, {}, loc=("body",))
-    return [*(item for item in error.errors() if not _is_no_body(item)), *(errors or ())]
+    if body is None or len(rest) == len(found):
+        return found
+    _, missing = body.validate({}, {}, loc=("body",))
+    return [*rest, *missing] if missing else found
 
 
-def _is_no_body(item: Any) -> bool:
-    return (item["loc"], item["type"]) == (("body",), "missing")
-
-
-def invalid_request(error: RequestValidationError, instead: Sequence[Any] = ()) -> Problem:
+def invalid_request(errors: Sequence[Any]) -> Problem:
     """Name each field that did not validate; never echo what was sent."""
     fields: dict[str, Any] = {}
-    for item in instead or error.errors():
+    for item in errors:
         where = [
             str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")
         ]

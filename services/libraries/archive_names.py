@@ -11,8 +11,8 @@ class Names:
     """Which file name stands for which code: the code itself wherever it can be.
 
     Names that a file system may take for one another are kept apart, and none looks like what
-    macOS leaves in archives. Only their hashes are
-    remembered; two that met by chance would merely cost one of them its plain name.
+    macOS leaves in archives. Only their hashes are remembered; two that met by chance would merely
+    cost one of them its plain name.
     """
 
     _used: set[int] = field(default_factory=set)

@@ -205,6 +205,7 @@ declare
   children bigint[];
   parents bigint[];
   shown bigint[];
+  touched bigint[];
 begin
   -- What moves and everything above it, in one order: whoever else comes waits before it begins.
   -- A container that takes an entity in after this tells of that itself, and is left alone.
@@ -254,15 +255,18 @@ begin
   where (edge.parent in (select unnest(held) union all select unnest(entities))) is true
     and (edge.child in (select unnest(held) union all select unnest(entities))) is true;
   if children is not null then
-    insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
-    select distinct this, up.entity_id, up.version_id, up.version_id
-    from unnest(parents, shown) as up (entity_id, version_id)
-    order by up.entity_id
-    on conflict (log_id, entity_id) do nothing;
+    with made as (
+      insert into draft_record (log_id, entity_id, old_version_id, new_version_id)
+      select distinct this, up.entity_id, up.version_id, up.version_id
+      from unnest(parents, shown) as up (entity_id, version_id)
+      order by up.entity_id
+      on conflict (log_id, entity_id) do nothing
+      returning entity_id
+    )
+    select array_agg(made.entity_id) into touched from made;
     update draft set record_id = (
       select id from draft_record where log_id = this and entity_id = draft.entity_id)
-    where draft.entity_id = any(parents) and draft.record_id is distinct from (
-      select id from draft_record where log_id = this and entity_id = draft.entity_id);
+    where draft.entity_id = any(touched);
     insert into draft_side_effect (cause_id, effect_id)
     select pair.cause, pair.effect from (
       select (select id from draft_record where log_id = this and entity_id = edge.child) as cause,
@@ -290,6 +294,7 @@ declare
   children bigint[];
   parents bigint[];
   shown bigint[];
+  touched bigint[];
 begin
   insert into publish_log (uuid, library_id, message, published_at, published_by)
   values (gen_random_uuid(), library, about, at, who) returning id into this;
@@ -318,15 +323,18 @@ begin
   select array_agg(edge.child), array_agg(edge.parent), array_agg(edge.version)
   into children, parents, shown from edge;
   if children is not null then
-    insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
-    select distinct this, up.entity_id, up.version_id, up.version_id, false
-    from unnest(parents, shown) as up (entity_id, version_id)
-    order by up.entity_id
-    on conflict (log_id, entity_id) do nothing;
+    with made as (
+      insert into publish_record (log_id, entity_id, old_version_id, new_version_id, direct)
+      select distinct this, up.entity_id, up.version_id, up.version_id, false
+      from unnest(parents, shown) as up (entity_id, version_id)
+      order by up.entity_id
+      on conflict (log_id, entity_id) do nothing
+      returning entity_id
+    )
+    select array_agg(made.entity_id) into touched from made;
     update published set record_id = (
       select id from publish_record where log_id = this and entity_id = published.entity_id)
-    where published.entity_id = any(parents) and published.record_id is distinct from (
-      select id from publish_record where log_id = this and entity_id = published.entity_id);
+    where published.entity_id = any(touched);
     insert into publish_side_effect (cause_id, effect_id)
     select pair.cause, pair.effect from (
       select (select id from publish_record where log_id = this and entity_id = edge.child) as cause,

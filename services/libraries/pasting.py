@@ -33,6 +33,7 @@ from services.libraries.olx import OlxLimits
 from services.libraries.states import (
     CHILD_KIND,
     KIND_OF_TAG,
+    WITH_CHILDREN,
     Kind,
     Permission,
     component_ref,
@@ -139,7 +140,7 @@ def _node(element: etree._Element, parent: Kind | None) -> Node | None:
     """None for what cannot be there: below the top it is passed over."""
     tag = str(element.tag)
     kind = KIND_OF_TAG.get(tag, Kind.COMPONENT)
-    known = kind is not Kind.COMPONENT or why_no_component(tag, None) is None
+    known = kind is not Kind.COMPONENT or tag not in WITH_CHILDREN
     if not known or (parent is not None and CHILD_KIND.get(parent) is not kind):
         return None
     number = element.get(SOURCE_VERSION, "")
